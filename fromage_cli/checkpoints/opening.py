@@ -27,7 +27,7 @@ from fromage_cli.checkpoints.formats.npz_file import read_npz
 from fromage_cli.checkpoints.formats.quantised import with_whole_weights
 from fromage_cli.checkpoints.formats.safetensors_file import read_safetensors
 from fromage_cli.checkpoints.formats.sharded import is_index, read_sharded
-from fromage_cli.checkpoints.formats.torch_file import read_torch
+from fromage_cli.checkpoints.formats.torch_file import load, read_torch
 from fromage_cli.checkpoints.formats.zero_files import is_model_states
 from fromage_cli.checkpoints.layers import BUFFERS
 from fromage_cli.checkpoints.names.library_files import METADATA
@@ -40,6 +40,7 @@ from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState
 from fromage_cli.checkpoints.pickles.allowance import Allowance
 from fromage_cli.checkpoints.storage.files import quoted, status_of
 from fromage_cli.checkpoints.storage.remote import is_url, local_path
+from fromage_cli.checkpoints.storage.sources import Source
 from fromage_cli.errors import FromageError, InputError, UsageError
 
 if TYPE_CHECKING:
@@ -73,6 +74,28 @@ def open_checkpoint(
             return _open_remote(path, choice, optimizer_state)
         path = local
     return _open_local(Path(path), choice, optimizer_state)
+
+
+def open_optimizer(path: Path) -> Checkpoint:
+    """Open a PyTorch file that holds an optimizer's state alone: a checkpoint without tensors.
+
+    Raises as `open_checkpoint` does, and InputError where there is no such state.
+    """
+    state, kind = load_optimizer(path), kind_of(path)
+    loaded = load(Source.of_file(path), kind)
+    return Checkpoint(
+        path=path,
+        format=kind,
+        step=state.steps,
+        entries={},
+        metadata={},
+        stripped=(),
+        key=None,
+        notes=loaded.notes,
+        weights=path,
+        read_optimizer=lambda: state,
+        names=loaded.names,
+    )
 
 
 def _open_remote(url: str, choice: Choice, optimizer_state: str | Path | None) -> Checkpoint:

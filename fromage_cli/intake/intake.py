@@ -190,9 +190,10 @@ class Intake:
     def header(self) -> tuple[str, ...]:
         """The checkpoint, the model and the rows in a few words each."""
         rows, batches = counted(self.problem.rows, "row"), len(self.problem.batches)
+        layers = len(self.problem.layers)
         return (
             *(short_place(record) for record in self.checkpoints),
-            f"{type(self.problem.model).__name__}, {counted(len(self.problem.layers), 'layer')}",
+            f"{type(self.problem.model).__name__}, {layers} weight {'matrix' if layers == 1 else 'matrices'}",
             rows if batches == 1 else f"{rows} in {batches} batches",
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from fromage_cli.problem.user_code.declared import Declared
 
 
+YOUR_FACTORY = "file.py:build"
+BUILD = " In file.py, build() returns your network."
 OWN_WEIGHTS = "no checkpoint was given: the weights are those that the factory made."
 ONE_HOT_TARGETS = Finding(
     code="one-hot-targets",
@@ -183,6 +186,21 @@ def declared_by(checkpoint: Checkpoint, trust: bool) -> Declared:
     return declared if checkpoint.url is None else replace(declared, batch=None)
 
 
+def likely_problem(checkpoint: Checkpoint, declared: Declared) -> str:
+    """The options of a model and a batch that likely fit a checkpoint, to be typed."""
+    from fromage_cli.checkpoints.finding.trainer_files import settings_beside
+
+    model = "auto" if declared.activation is not None else YOUR_FACTORY
+    if "config.json" in settings_beside(checkpoint.weights or checkpoint.path):
+        model = "hf"
+    return f" --model {model}{'' if declared.batch is not None else ' --batch FILE'}"
+
+
+def breakdown_towards(first: str, second: str) -> str:
+    """The command, to be typed, that goes from one checkpoint towards another; without the network's options."""
+    return f"fromage-diag breakdown {shlex.quote(first)} --direction {shlex.quote(f'to:{second}')}"
+
+
 def torch_device(name: str) -> torch.device:
     """The device of that name; `auto` is the first CUDA device where there is one, else the CPU.
 
@@ -210,8 +228,9 @@ def _load_batches(options: BatchOptions, declared: Declared, trust: bool, seed: 
     if spec is None:
         raise UsageError(
             "No batch was given, and no file beside the checkpoint names one.",
-            "Give --batch FILE (.safetensors, .npz or .pt) or --batch file.py:function. Or write batch = "
-            '"FILE" into fromage.toml beside the checkpoint.',
+            "Give --batch FILE (.safetensors, .npz or .pt) or --batch file.py:function.\n"
+            "For tokens give --batch tokens.bin --seq-len 64 --sequences 16.\n"
+            'Or write batch = "FILE" into fromage.toml beside the checkpoint.',
         )
     here = f"{Path.cwd()}/"
     return load_batches(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,12 +13,12 @@ from typing import TYPE_CHECKING
 from fromage_cli.counting import counted
 from fromage_cli.errors import UsageError
 from fromage_cli.intake.intake import Intake, checkpoint_record
-from fromage_cli.intake.opening import declared_by, open_problem
+from fromage_cli.intake.opening import BUILD, YOUR_FACTORY, declared_by, likely_problem, open_problem
 from fromage_cli.terminal.answer import Answer, Estimate, estimate_answer
 from fromage_cli.terminal.optimizer_options import ScheduleOptions
 from fromage_cli.terminal.options import BatchOptions, ModelOptions, NameOptions, RunOptions
 from fromage_cli.terminal.progress import Advance, Work, progress
-from fromage_cli.terminal.session import typed
+from fromage_cli.terminal.session import TRAINING, current, typed, typed_problem
 from fromage_cli.terminal.words import OPTIMIZER_TITLES, number
 from fromage_cli.theory.schedules import Schedule
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 READS = 10
 """Checkpoints that are read in about the time of a gradient, for the progress bar."""
+SPELLED = 2
+"""Names of checkpoints that a command to type repeats; of more in one directory it names that."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,16 @@ class RunIntake:
     """The last checkpoint in its model, where one is given."""
     layers: Mapping[str, TrainableTensor] = field(default_factory=dict)
     """The model's, by the checkpoint's names."""
+    given: tuple[str, ...] = ()
+    """What the user named."""
+
+    def with_model(self, tells: str) -> str:
+        """The same command with a model, to be typed next for a run without one, and what it `tells`."""
+        flags = likely_problem(self.checkpoints[-1], self.declared)
+        homes = {str(PurePath(name).parent) for name in self.given}
+        names = homes if len(self.given) > SPELLED and len(homes) == 1 else self.given
+        typed = f"{shlex.join(names)}{typed_problem(TRAINING)}"
+        return f"fromage-diag {current().command} {typed}{flags} tells {tells}.{BUILD if YOUR_FACTORY in flags else ''}"
 
     @property
     def elements(self) -> int:
@@ -161,7 +174,14 @@ def gather_run(names: Sequence[str], model: ModelOptions, tensors: NameOptions) 
     gathered = gather_series(names, model.key, model.ema, model.optimizer_state, model.optimizer_key)
     layers, changed = lasting_layers(gathered.checkpoints, *tensors.globs)
     declared = declared_by(gathered.checkpoints[-1], model.trust)
-    return RunIntake(gathered.checkpoints, tuple(layers), declared, (*gathered.notes, *declared.notes), tuple(changed))
+    return RunIntake(
+        gathered.checkpoints,
+        tuple(layers),
+        declared,
+        (*gathered.notes, *declared.notes),
+        tuple(changed),
+        given=tuple(names),
+    )
 
 
 @dataclass(frozen=True)

@@ -70,19 +70,22 @@ class Fact:
     words: str = ""
 
 
-def facts(found: Sequence[Fact], style: PageStyle, names: Sequence[str] = ()) -> RenderableType:
+def facts(
+    found: Sequence[Fact], style: PageStyle, names: Sequence[str] = (), beside: Sequence[Fact] = ()
+) -> RenderableType:
     """The answer in numbers: one to a line, the number in bold.
 
     `names`: those of all layers; one that has no room in a line of the words is shortened as in tables.
+    `beside`: those of other blocks of the page, whose columns are as wide.
     """
-    labels, values = ([_plain(getattr(fact, what), style) for fact in found] for what in ("label", "value"))
+    labels, values = ([_plain(getattr(fact, what), style) for fact in (*found, *beside)] for what in ("label", "value"))
     widths = [max(map(cell_len, texts), default=0) for texts in (labels, values)]
     room = style.width - 2 - sum(width + 2 for width in widths) - 1  # a comma may follow
     grid = Table.grid(padding=(0, 2, 0, 0))
-    for width in widths:
+    for width in (2 + widths[0], widths[1]):
         grid.add_column(no_wrap=True, min_width=width)
     grid.add_column(overflow="fold")
-    for label, value, fact in zip(labels, values, found, strict=True):
+    for label, value, fact in zip(labels, values, found, strict=False):
         words = _with_short_names(fact.words, names, room, style)
         grid.add_row(Text(f"  {label}"), Text(value, "bold"), prose(words, style))
     return grid

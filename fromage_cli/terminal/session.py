@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -72,18 +72,26 @@ PROBLEM = ("model", "model_arg", "batch", "seq_len", "sequences", "loss", "key")
 """Options that say which network and which data, for every command that takes a batch."""
 
 
-def typed_problem() -> str:
+TRAINING = (
+    *("optimizer", "lr", "momentum", "nesterov", "betas", "weight_decay", "decoupled", "steps_per_epoch"),
+    *("schedule", "warmup_steps", "total_steps", "train_batch_size", "optimizer_state", "optimizer_key", "drop"),
+)
+"""Options that say how the network was trained, for the commands on a run."""
+
+
+def typed_problem(others: Sequence[str] = ()) -> str:
     """The options of the network and the data as they stand on the command line, to be typed again; each with a space.
 
-    What a configuration holds need not be typed.
+    `others`: further options that are repeated likewise. What a configuration holds need not be typed.
     """
     words = ""
-    for name in PROBLEM:
+    for name in (*PROBLEM, *others):
         value = current().settings.get(name)
         if value is None or current().origins.get(name) != COMMAND_LINE:
             continue
+        flag = f" --{name.replace('_', '-')}"
         for one in value if isinstance(value, list | tuple) else [value]:
-            words += f" --{name.replace('_', '-')} {shlex.quote(str(one))}"
+            words += flag if one is True else f"{flag} {shlex.quote(str(one).removesuffix('.0'))}"
     return words
 
 

@@ -70,6 +70,17 @@ def test_a_loss_that_adds_up_over_rows_is_said_to(tmp_path, name, codes):
     assert [found.code for found in intake.findings] == codes
 
 
+def test_a_header_counts_weight_matrices_which_are_no_blocks(tmp_path):
+    (tmp_path / "networks.py").write_text(
+        "from torch import nn\none = lambda: nn.Linear(3, 3)\ntwo = lambda: nn.Sequential(one(), one())\n"
+    )
+    torch.save({"x": torch.randn(4, 3), "y": torch.tensor([0, 2, 1, 0])}, tmp_path / "b.pt")
+    for name, said in (("one", "Linear, 1 weight matrix"), ("two", "Sequential, 2 weight matrices")):
+        model = ModelOptions(model=f"{tmp_path / 'networks.py'}:{name}")
+        intake = open_problem(None, model, BatchOptions(batch=str(tmp_path / "b.pt")), RunOptions())
+        assert intake.header == (said, "4 rows")
+
+
 def test_a_device_that_is_not_there_is_refused():
     assert torch_device("cpu").type == "cpu"
     with pytest.raises(UsageError, match="CUDA device"):

@@ -35,6 +35,9 @@ def test_facts_stand_below_each_other_and_their_words_are_broken():
         "             0.0072  the loss is",
         "                     sure to fall",
     ]
+    assert printed(80, facts(found[:1], PageStyle(), beside=[Fact("Rate to train at", "0.01")])) == [
+        "  Safe step         0.004  every layer helps"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,14 @@ from typing import Any
 
 from fromage_cli.checkpoints.names.naming import listed, nearest
 from fromage_cli.checkpoints.nested.candidates import TOP, Candidate, candidates_in, children_of, is_tensor
+from fromage_cli.checkpoints.optimizers.saved_optimizer import is_optimizer
 from fromage_cli.checkpoints.pickles.placeholders import Global, Placeholder
 from fromage_cli.checkpoints.storage.files import quoted
 from fromage_cli.errors import InputError, UsageError
+
+
+class OptimizerAlone(InputError):
+    """A file holds an optimizer's state and no weights."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,12 @@ def ancestors(root: object, path: tuple[str, ...]) -> Iterator[Mapping[str, Any]
 
 def _without_weights(path: Path, root: object, other_tensors: list[str]) -> InputError:
     """Return the error for a file without weights, by what it holds instead."""
+    if isinstance(root, Mapping) and is_optimizer(root):
+        return OptimizerAlone(
+            f"{quoted(path)} holds an optimizer's state and no weights.",
+            hint="Name the checkpoint or its directory instead. inspect shows what the state holds.",
+            details=other_tensors,
+        )
     if other_tensors:
         return InputError(
             f"{quoted(path)} holds no weights, only other tensors: {listed(other_tensors)}.",

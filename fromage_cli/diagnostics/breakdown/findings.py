@@ -212,11 +212,10 @@ def _between_and_beyond(result: BreakdownResult) -> Iterator[Finding]:
         yield Finding(
             code="curvature-breaks-earlier",
             severity="info",
-            message=f"two readings disagree: curvature says η = {slope:.2g}, the steps tried say {trust:.2g}",
+            message=f"check with --eta {slope / 4.0:.1g}:{trust:.1g}:33: curvature alone allows only η = {slope:.2g}",
             value=trust / slope,
             limit=CURVATURE,
-            hint=f"The curve may have a spike between: look with --eta {slope / 4.0:.1g}:{trust:.1g}:33. Without one, "
-            f"{trust:.2g} holds.",
+            hint=f"The curve may have a spike between the steps tried. Without one, {trust:.2g} holds.",
         )
     first = next((eta for eta, loss in zip(result.etas, result.losses, strict=True) if not math.isfinite(loss)), None)
     if first is not None:

@@ -25,7 +25,7 @@ BREAKDOWN_SCALE = (1e-2, 1e1)
 SPARKS = 24
 """Characters of a sparkline at most."""
 FAR = 2.0
-"""Lemma 2's step over the measured one from which on it is said on the default page."""
+"""The measured step over Lemma 2's from which on the latter, which then limits, is said on the default page."""
 _ORDER = {"uncertifiable": 0.0, "below-grid": 0.0, "above-grid": math.inf}
 _SIGNS = {"uncertifiable": "none", "below-grid": "< ", "above-grid": "> "}
 _NOTHING = {
@@ -89,7 +89,7 @@ def _whole(result: BreakdownResult) -> bool:
 
 
 def _facts(result: BreakdownResult) -> Iterator[Fact]:
-    """How far a step is sure in every layer and as a whole, where the loss rises, and what theory would allow."""
+    """How far a step is sure in every layer and as a whole, where the loss rises, and theory where it allows less."""
     limiting = visible(result.limiting_layer or "")
     shapes = {layer.name: layer.shape for layer in result.layers}
     vectors = len(shapes.get(result.limiting_layer or "", (0, 0))) < 2 and any(len(x) > 1 for x in shapes.values())
@@ -133,8 +133,8 @@ def _facts(result: BreakdownResult) -> Iterator[Fact]:
         },
     )
     allowed, trust = theory_step(result), known(result.trust_eta)
-    if allowed is not None and trust is not None and not 1.0 / FAR < allowed / trust < FAR:
-        words = f"only tells whether depth {result.depth.count} can train at all"
+    if allowed is not None and trust is not None and FAR * allowed <= trust:
+        words = f"for depth {result.depth.count}: less than was measured here"
         yield Fact("Theory (Lemma 2)", number(allowed), words)
 
 
@@ -189,7 +189,7 @@ def _layers(result: BreakdownResult, style: PageStyle) -> RenderableType:
         (style.verbose and not same, Column("step/η", optional=2), lambda layer: layer.relative_step),
         (not same, Column("cos θ", optional=1), lambda layer: layer.cosine),
         (style.verbose, Column("depth", optional=4), lambda layer: layer.implied_depth),
-        (style.verbose or same, Column("× theory", optional=1), lambda layer: layer.violation),
+        (style.verbose, Column("× theory", optional=1), lambda layer: layer.violation),
         (True, Column(f"gradient change{ends}", left=True), curve_of),
     ]
     columns = [column for holds, column, _ in every if holds]

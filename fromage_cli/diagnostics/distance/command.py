@@ -7,7 +7,7 @@ import typer
 
 from fromage_cli.counting import counted
 from fromage_cli.errors import UsageError
-from fromage_cli.intake import checkpoint_record, open_problem, short_place
+from fromage_cli.intake import checkpoint_record, declared_by, likely_problem, open_problem, short_place
 from fromage_cli.missing import found_of
 from fromage_cli.terminal import session
 from fromage_cli.terminal.answer import Answer, Provenance, estimate_answer, records
@@ -79,12 +79,13 @@ def command(
             filled, said = with_function(result, intake.problem, *opened)
             result, error = found_of(filled)
             notes = [f"B: {note}" for note in said]
+    likely = likely_problem(opened[0], declared_by(opened[0], model.trust))
     answer = Answer(
         result=result,
         page=lambda style: render(result, style),
         tables={"layers": lambda: records(result.layers), "summary": lambda: headline(result)},
         findings=judge(result),
-        advice=advise(result, first, second),
+        advice=advise(result, first, second, session.typed_problem(), likely),
         provenance=Provenance(device="cpu", dtype="float64"),
         notes=tuple(notes),
         details=tuple(f"{label}: {note}" for label, one in zip("AB", opened, strict=True) for note in one.picked),

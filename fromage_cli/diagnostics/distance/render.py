@@ -1,6 +1,7 @@
 """The page a person sees: which layer moved most, how far outputs differ, the layers, and under -v the networks."""
 
 import math
+import shlex
 from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
@@ -9,6 +10,7 @@ from rich.text import Text
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.distance.findings import TURNED
 from fromage_cli.diagnostics.distance.result import DistanceResult, LayerDistance
+from fromage_cli.intake import BUILD, YOUR_FACTORY, breakdown_towards
 from fromage_cli.missing import Missing, Why, known
 from fromage_cli.terminal.answer import PageStyle, Table, summary
 from fromage_cli.terminal.page import Fact, facts, shown_rows
@@ -72,14 +74,18 @@ def _facts(result: DistanceResult) -> Iterator[Fact]:
         beside = "" if worst is None else f"; worst row {_share(worst)[0]}"
         value, words = _share(apart)
         yield Fact("Outputs differ", value, f"{words}{beside}")
+        if apart >= 1.0:
+            fresh = 0 in (known(result.first_step), known(result.second_step))
+            usual = "usual from untrained weights, whose outputs are small"
+            yield Fact("", "", usual if fresh else "the two give different answers on this batch")
     elif isinstance(result.function_distance, Missing) and result.function_distance.code is Why.NO_MODEL:
         yield Fact("Outputs", "—", "were not compared")
     most, steps = furthest(result), training_steps(result)
     step = None if most is None else most.implied_step
     if steps is not None and step is not None and not isinstance(step.straight, Missing):
-        yield Fact("Each step", number(step.straight), f"of its norm, if all {steps} went one way (straight)")
+        yield Fact("Each step", number(step.straight), "of its norm, if all went the same way (straight)")
         if not isinstance(step.wandering, Missing):
-            yield Fact("", number(step.wandering), "if each went at a right angle (wandering)")
+            yield Fact("", number(step.wandering), "if they went to and fro at random (wandering)")
 
 
 def _share(value: float) -> tuple[str, str]:
@@ -156,19 +162,20 @@ def _networks(result: DistanceResult, style: PageStyle) -> list[RenderableType]:
     ]
 
 
-def advise(result: DistanceResult, first: str, second: str) -> str:
-    """What to do now; `first` and `second`: the checkpoints as they were given."""
+def advise(result: DistanceResult, first: str, second: str, typed: str, likely: str) -> str:
+    """What to do now; `first` and `second`: the checkpoints as they were given.
+
+    `typed` and `likely`: options of the network and the batch, as given and as they may be.
+    """
     most = furthest(result)
     if most is None:
         return ""
     if not most.relative_distance:
         return "check that you gave two different checkpoints; their weights are the same."
     if isinstance(result.function_distance, Missing) and result.function_distance.code is Why.NO_MODEL:
-        return "to compare the outputs too, add --model and --batch."
-    return (
-        f"fromage-diag breakdown {visible(first)}, in the direction to:{visible(second)}, "
-        "shows how much of this way one step may go. Give it the same --model."
-    )
+        build = BUILD if YOUR_FACTORY in likely else ""
+        return f"fromage-diag distance {shlex.join((first, second))}{likely} compares the outputs too.{build}"
+    return f"{breakdown_towards(first, second)}{typed} shows how much of this way one step may go."
 
 
 def headline(result: DistanceResult) -> Table:

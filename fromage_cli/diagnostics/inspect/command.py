@@ -1,8 +1,10 @@
 """`fromage-diag inspect`."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -54,13 +56,12 @@ def command(
         with progress("looking at what its pickles name"):
             return _each(ckpt, _survey)
 
-    from fromage_cli.checkpoints import open_checkpoint
     from fromage_cli.checkpoints.opening import LEFT_ASIDE
 
     if checkpoint.optimizer_state not in (None, LEFT_ASIDE) and len(ckpt) > 1:
         raise UsageError(f"--optimizer-state belongs to one checkpoint, {len(ckpt)} are given.", hint="Name one.")
     chosen = {"optimizer_state": checkpoint.optimizer_state, "optimizer_key": checkpoint.optimizer_key}
-    opened = _each(ckpt, lambda path: open_checkpoint(path, checkpoint.key, ema=checkpoint.ema, **chosen))
+    opened = _each(ckpt, lambda path: _open(path, checkpoint.key, ema=checkpoint.ema, **chosen))
     readable = [one for one in opened if not isinstance(one, FromageError)]
     if estimate:
         return [one for one in opened if isinstance(one, FromageError)] or [_estimate(readable, headers, spectrum)]
@@ -89,6 +90,19 @@ def _each(items: Sequence[Item | FromageError], function: Callable[[Item], Made]
         except FromageError as error:
             made.append(error)
     return made
+
+
+def _open(path: str, key: str | None, **chosen: Any) -> "Checkpoint":
+    """The checkpoint, or an optimizer's state in a file of its own as one without tensors."""
+    from fromage_cli.checkpoints.nested.choosing import OptimizerAlone
+    from fromage_cli.checkpoints.opening import open_checkpoint, open_optimizer
+
+    try:
+        return open_checkpoint(path, key, **chosen)
+    except OptimizerAlone:
+        if not Path(path).is_file():
+            raise
+        return open_optimizer(Path(path))
 
 
 def _survey(path: str) -> Answer:
@@ -129,6 +143,13 @@ def _answer(inspected: "Inspected", brief: bool, last: bool) -> Answer:
     checkpoint, result = inspected.checkpoint, inspected.result
     record = checkpoint_record(checkpoint)
     single = "with the network and a batch, suggest-lr tells which rate to train at; sharpness judges yours."
+    if not checkpoint.entries:
+        from fromage_cli.checkpoints.finding.directory import own_weights
+
+        home, state = checkpoint.path.parent, shlex.quote(str(checkpoint.path))
+        single = f"name its weights too: fromage-diag inspect CKPT --optimizer-state {state}"
+        if own_weights(home) is not None:
+            single = f"fromage-diag inspect {shlex.quote(str(home))} shows the weights that it belongs to."
     several = "fromage-diag norms, with the same files, shows which layers grow; distance compares two of them."
     return Answer(
         result=result,

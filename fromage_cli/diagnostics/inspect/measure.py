@@ -6,6 +6,7 @@ from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.checkpoints.storage.stored_tensor import WIDTHS
 from fromage_cli.diagnostics.inspect.optimizer import describe_optimizer
 from fromage_cli.diagnostics.inspect.result import (
+    NO_WEIGHTS,
     NOT_READ,
     UNKNOWN_DTYPE,
     DtypeTotal,
@@ -79,7 +80,7 @@ def measure(
         format=checkpoint.format,
         step=STEP_UNKNOWN if checkpoint.step is None else checkpoint.step,
         key=checkpoint.key,
-        totals=_totals(checkpoint, found, NOT_READ if headers else UNKNOWN_DTYPE),
+        totals=_totals(checkpoint, found, NOT_READ if headers else UNKNOWN_DTYPE if tensors else NO_WEIGHTS),
         optimizer=optimizer,
         tied=checkpoint.tied,
         duplicates=duplicates,

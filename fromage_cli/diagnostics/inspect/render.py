@@ -38,7 +38,7 @@ def render(result: InspectResult, style: PageStyle, brief: bool = False) -> Rend
     ]
     if style.verbose:
         page += [Text(sentence) for sentence in _sentences(result)]
-    if not brief or style.show_all or style.verbose:
+    if result.tensors and (not brief or style.show_all or style.verbose):
         page += [Text(""), *_tensors(result, style)]
     if style.verbose and result.optimizer is not None:
         page += [Text(""), *_groups(result.optimizer, style)]
@@ -51,6 +51,8 @@ def verdict(result: InspectResult) -> str:
     """Whether something is wrong with the file, in a sentence."""
     broken = [tensor.name for tensor in result.tensors if known(tensor.nonfinite)]
     dangerous = sum(entry.verdict == "dangerous" for entry in result.safety)
+    if not result.tensors:
+        return "This file holds an optimizer's state alone. It has no weights, and no numbers were checked."
     if broken:
         more = f" (first {visible(broken[0])})" if len(broken) > 1 else f": {visible(broken[0])}"
         holds = "holds" if len(broken) == 1 else "hold"
@@ -82,8 +84,12 @@ def _facts(result: InspectResult, style: PageStyle) -> Iterator[Fact]:
     totals = result.totals
     counts = (("NaN or Inf", known(totals.nonfinite)), ("zeros", known(totals.zeros)))
     read = ", ".join(f"{f'{count:,}' if count else 'no'} {what}" for what, count in counts if count is not None)
-    yield Fact("Parameters", f"{totals.parameters:,}", "; ".join(filter(None, (stored_as(result), read))))
+    if result.tensors:
+        yield Fact("Parameters", f"{totals.parameters:,}", "; ".join(filter(None, (stored_as(result), read))))
     yield _optimizer(result.optimizer)
+    if not result.tensors and result.optimizer is not None:
+        count = sum(group.parameters for group in result.optimizer.groups)
+        yield Fact("Remembers", counted(count, "tensor"), ", ".join(result.optimizer.slots) or "nothing yet")
     for group in result.tied:
         yield Fact("Tied", counted(len(group), "name"), f"one tensor: {' = '.join(group)}")
     if held := held_in_short(result.also_holds, known(result.step)):
@@ -165,6 +171,7 @@ def _tensors(result: InspectResult, style: PageStyle) -> list[RenderableType]:
     hidden = ordered[len(shown) :]
     largest = [value for tensor in hidden if (value := known(tensor.max_abs)) is not None and math.isfinite(value)]
     below = f"no value in them beyond ±{number(max(largest))}" if largest and not known(hidden[0].nonfinite) else ""
+    below += " (sorted by largest)" if below and not spectrum else ""
     table = house_table(columns, rows, style, [tensor.name for tensor in ordered])
     return [table, *hidden_rows(len(shown), len(ordered), below)]
 
@@ -205,6 +212,8 @@ def _group(index: int, group: GroupResult) -> tuple[object, ...]:
 def header(result: InspectResult) -> tuple[str, ...]:
     """The file's contents in a few words each, for the first line of the page."""
     totals = result.totals
+    if not result.tensors:
+        return result.format, "an optimizer's state"
     tensors = counted(totals.tensors, "tensor")
     return result.format, tensors, f"{totals.parameters:,} parameters", in_bytes(totals.bytes), stored_as(result)
 

@@ -7,6 +7,7 @@ from typing import Literal
 from fromage_cli.missing import Missing, Why
 
 NOT_READ = Missing(Why.NOT_ASKED, "only headers were read")
+NO_WEIGHTS = Missing(Why.NOT_DEFINED, "the file holds an optimizer's state and no weights")
 NO_SPECTRUM = Missing(Why.NOT_ASKED, "singular values were not asked for")
 NOT_COMPARED = Missing(
     Why.NO_STEPS_BETWEEN, "it takes several checkpoints of one network, and stands with the last of them"

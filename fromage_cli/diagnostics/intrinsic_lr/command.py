@@ -143,7 +143,7 @@ def command(
     batch_size = {"train_batch_size": result.train_batch_size} if result.train_batch_size else {}
     answer = Answer(
         result=result,
-        findings=judge(result),
+        findings=judge(result, series.with_model("to which layers this applies")),
         provenance=Provenance(device="cpu", dtype="float64"),
         header=trained_by(training.flags),
         advice=advise(result),

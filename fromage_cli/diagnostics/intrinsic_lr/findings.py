@@ -31,10 +31,13 @@ RIGHT = 1e-2
 """Cosine from which on an angle counts as a right one."""
 
 
-def judge(result: IntrinsicResult) -> tuple[Finding, ...]:
-    """The findings of a network against its equilibria, the gravest kinds first."""
+def judge(result: IntrinsicResult, tested: str = "Add --model and --batch.") -> tuple[Finding, ...]:
+    """The findings of a network against its equilibria, the gravest kinds first.
+
+    `tested`: how to test the layers for scale invariance, to be typed.
+    """
     return (
-        *_untested(result),
+        *_untested(result, tested),
         *_schedule(result),
         *_norms(result),
         *_rotations(result),
@@ -48,7 +51,7 @@ def untested_layers(result: IntrinsicResult) -> list[str]:
     return [layer.name for layer in result.layers if layer.verdict == "untested" and not layer.unchanged]
 
 
-def _untested(result: IntrinsicResult) -> Iterator[Finding]:
+def _untested(result: IntrinsicResult, tested: str) -> Iterator[Finding]:
     """Layers whose equilibria are assumed: most networks have layers that have none."""
     if names := untested_layers(result):
         yield about_names(
@@ -57,8 +60,7 @@ def _untested(result: IntrinsicResult) -> Iterator[Finding]:
             names,
             f"not tested for scale invariance, so that this may not apply: {len(names)} of "
             f"{counted(len(result.layers), 'layer')}",
-            "Add --model FILE.py:FACTORY (or --model auto for a plain perceptron). Where no batch lies beside the "
-            "checkpoint, add --batch FILE.",
+            tested,
         )
 
 
@@ -70,7 +72,8 @@ def _schedule(result: IntrinsicResult) -> Iterator[Finding]:
             severity="info",
             message=f"the learning rate is not constant: {result.schedule_doubt}. So there is no equilibrium norm and "
             "no forecast",
-            hint="Give your schedule: --schedule cosine (or linear, or FILE) --warmup-steps 500 --total-steps 10000.",
+            hint="Constant after a warm-up: give --schedule constant --warmup-steps 20. "
+            "Else give --schedule cosine (or linear, or FILE) --warmup-steps 500 --total-steps 10000.",
         )
     if result.schedule_gap is not None and result.schedule_gap > OFF_SCHEDULE:
         yield Finding(

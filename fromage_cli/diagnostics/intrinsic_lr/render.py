@@ -19,6 +19,8 @@ from fromage_cli.terminal.words import number, sparkline, visible
 
 TOLD = ("scale-invariance-untested", "far-from-equilibrium", "not-scale-invariant")
 """Findings that the page says itself: in its warning, its rows, and its line on layers that it leaves out."""
+FAR_OFF = 10
+"""Times the steps so far, from which on what a drop ends in is far off."""
 _TO_GIVE = {
     Why.LEARNING_RATE_UNKNOWN: "give the learning rate: --lr 0.001.",
     Why.WEIGHT_DECAY_UNKNOWN: "give the weight decay: --weight-decay 0.0005 (0 where there was none).",
@@ -82,6 +84,9 @@ def sentences(result: IntrinsicResult) -> Iterator[str]:
         there = sum(NEAR[0] <= ratio <= NEAR[1] for ratio in ratios)
         said = f"{there} of {counted(len(ratios), 'layer')} {'has' if there == 1 else 'have'} settled to within a tenth"
         yield f"{said}{'' if there == len(ratios) else f'; the norms are at {_span(ratios)} of equilibrium'}."
+        now = result.steps[-1]
+        if there < len(ratios) and times and not isinstance(now, Missing) and 0 < now < median(times):
+            yield "That is usual so early."
 
 
 def _schedule(result: IntrinsicResult) -> Iterator[str]:
@@ -171,7 +176,11 @@ def _legend(result: IntrinsicResult, shown: Sequence[LayerEquilibrium]) -> str:
             return ""
         before = result.steps[-2]
         since = "at the last checkpoint but one" if isinstance(before, Missing) else f"at step {before}"
-        expected = " Expected: with random gradients; settled layers often turn 2 to 4 × less." if compared else ""
+        expected = (
+            " Expected: with random gradients; settled layers often turn 2 to 4 × less, which is no fault."
+            if compared
+            else ""
+        )
         return f"Turned: the angle between the weights {since} and now.{expected}"
     if all(known(layer.angle_per_step) is None for layer in shown):
         return ""
@@ -228,7 +237,9 @@ def _after_drop(result: IntrinsicResult, shown: Sequence[LayerEquilibrium], styl
         for name, drop in drops
     ]
     title = f"With the rate divided by {number(result.drop_factor)}, the effective rate (how fast a layer turns) is:"
-    said = "After so many steps it is within 10 % of its end."
+    said, now = "After so many steps it is within 10 % of its end.", result.steps[-1]
+    if not isinstance(now, Missing) and max(drop.recovery_steps for _, drop in drops) > FAR_OFF * now:
+        said += f" Few runs last that long; this one is at step {now}."
     if style.verbose:
         said += " The curve spans four settling times of the new rate, "
         said += f"from {number(ends[0])} to {number(ends[1])} on a log scale."

@@ -68,7 +68,7 @@ def command(
 
         result = measure(series.checkpoints, series.names, settings, tests, done)
 
-    from fromage_cli.diagnostics.norms.render import TOLD, advise, render
+    from fromage_cli.diagnostics.norms.render import RESIZABLE, TOLD, advise, render
     from fromage_cli.diagnostics.norms.tables import curve, headline
 
     findings = judge(result)
@@ -82,7 +82,7 @@ def command(
                 "summary": lambda: headline(result, findings),
             },
             header=trained_by(settings.flags),
-            advice=advise(result, findings),
+            advice=advise(result, findings, series.with_model(RESIZABLE)),
             findings=findings,
             told=TOLD,
             provenance=Provenance(device="cpu", dtype="float64"),

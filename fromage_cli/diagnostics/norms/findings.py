@@ -56,7 +56,7 @@ def judge(result: NormsResult) -> tuple[Finding, ...]:
     return (*_not_finite(result), *_changes(result), *_growth(result), *_parts_without_effect(result), *frozen)
 
 
-def _span(result: NormsResult) -> tuple[int, int]:
+def span(result: NormsResult) -> tuple[int, int]:
     """The last step, and how many there are from the first."""
     steps = [step for step in result.steps if not isinstance(step, Missing)] or [0]
     return steps[-1], steps[-1] - steps[0]
@@ -74,7 +74,7 @@ def _not_finite(result: NormsResult) -> Iterator[Finding]:
                 message=f"its norm is not finite at {bad} of {len(layer.norms)} steps",
                 hint="Go back to the last checkpoint before that. inspect counts the entries that are not finite.",
             )
-    end, length = _span(result)
+    end, length = span(result)
     limit = end + HORIZON * length
     for layer in result.layers:
         reached = getattr(layer.overflow_step, layer.dtype, None)
@@ -187,7 +187,7 @@ def as_it_must(result: NormsResult, layer: LayerNorms) -> str:
 
 def _growth(result: NormsResult) -> Iterator[Finding]:
     """Scale-invariant layers that grow; and those not tested that grow as such layers do."""
-    end, length = _span(result)
+    end, length = span(result)
     growing = [
         layer
         for layer in result.layers

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.norms.details import details
-from fromage_cli.diagnostics.norms.findings import as_it_must, decays, in_steps, remedy
+from fromage_cli.diagnostics.norms.findings import HORIZON, as_it_must, decays, in_steps, remedy, span
 from fromage_cli.diagnostics.norms.growing import (
     SCALE_DEPENDENT,
     change,
@@ -36,6 +36,15 @@ FEW = (3, 4)
 TOLD = ("invariant-layer-grows",)
 """Findings that the first sentence of the page says."""
 SCALE_INVARIANT = "Scale-invariant: doubling or halving the layer leaves the outputs unchanged."
+RESIZABLE = "which layers may change size without changing the outputs (scale-invariant)"
+"""What a model tells of layers that were not tested."""
+NARROW = ("float16", "bfloat16")
+"""Dtypes of weights that overflow early: the page says when."""
+_WARNINGS = {
+    "norm-not-finite": "the norm of {} is not finite.",
+    "norm-overflows": "{} overflows soon if it grows on like this.",
+    "norm-far-from-first": "the norm of {} changed more than norms of healthy runs do.",
+}
 _COLOURS = {"info": "yellow", "warn": "yellow", "fail": "red"}
 
 
@@ -43,8 +52,8 @@ def render(result: NormsResult, style: PageStyle, findings: Sequence[Finding]) -
     """The whole page, without the findings themselves."""
     series, ordered = len(result.steps) > 1, claimed_first(result.layers, findings)
     shown = shown_rows(ordered, style)
-    page: list[RenderableType] = [prose(" ".join(sentences(result, ordered)), style), Text("")]
-    page.append(_layers(result, findings, shown, style))
+    page: list[RenderableType] = [prose(" ".join([verdict(result, findings), *sentences(result, ordered)]), style)]
+    page += [Text(""), _layers(result, findings, shown, style)]
     hidden = sum(map(grows, ordered[len(shown) :]))
     words = f"{hidden} of them growing steadily" if hidden else "none growing steadily" if series else ""
     page += hidden_rows(len(shown), len(ordered), words)
@@ -52,9 +61,19 @@ def render(result: NormsResult, style: PageStyle, findings: Sequence[Finding]) -
     if len(result.steps) in FEW and not all(grows(layer) or layer.unchanged for layer in shown):
         legend.append(f"With {len(result.steps)} checkpoints only very even growth counts as steady.")
     page += [prose(" ".join(legend), style, "dim")] * bool(legend)
-    if harm := when_it_hurts(result):
+    if harm := when_it_hurts(result, style.verbose):
         page += [Text(""), prose(harm, style)]
     return Group(*page, *(details(result, shown, style) if style.verbose else []))
+
+
+def verdict(result: NormsResult, findings: Sequence[Finding]) -> str:
+    """Whether anything is wrong: the gravest warning in short, or that there is none."""
+    worst = next((finding for finding in findings if finding.severity != "info"), None)
+    if worst is not None:
+        return f"Warning: {_WARNINGS[worst.code].format(visible(worst.layer or ''))}"
+    if len(result.steps) < 2:
+        return "No verdict: growth needs a second checkpoint."
+    return "No warning: the norms changed no more than in healthy runs."
 
 
 def sentences(result: NormsResult, ordered: Sequence[LayerNorms]) -> Iterator[str]:
@@ -62,7 +81,7 @@ def sentences(result: NormsResult, ordered: Sequence[LayerNorms]) -> Iterator[st
     layers, growing = counted(len(result.layers), "layer"), [*filter(grows, ordered)]
     endless = [*filter(grows_endlessly, growing)]
     if len(result.steps) < 2:
-        yield f"These are the norms of {layers} at one step. Growth needs a second checkpoint."
+        yield f"These are the norms of {layers} at one step."
     elif endless:
         are, grow = ("is", "grows") if len(endless) == 1 else ("are", "grow")
         yield f"{len(endless)} of {layers} {are} scale-invariant and {grow}{'' if decays(result) else ' without end'}."
@@ -86,35 +105,41 @@ def sentences(result: NormsResult, ordered: Sequence[LayerNorms]) -> Iterator[st
 
 
 def _doubles(result: NormsResult, growing: Sequence[LayerNorms]) -> str:
-    """How soon the norms of these layers double, the fastest first."""
+    """How soon the norms of these layers double, the fastest first; beyond the run's length only if it goes on."""
     times = [number(doubling(layer)) for layer in growing]
-    name = visible(growing[0].name)
-    if len(growing) == 1:
-        subject = f"The norm of {name} doubles"
-    elif len(set(times)) == 1:
-        subject = "Their norms double"
-    else:
-        subject = f"{name} is the fastest of them: its norm doubles"
-    return f"{subject} every {in_steps(result, doubling(growing[0]))}"
+    name, steps = visible(growing[0].name), in_steps(result, doubling(growing[0]))
+    several = len(growing) > 1 and len(set(times)) == 1
+    subject = "Their norms" if several else f"{name} is the fastest of them: its norm"
+    subject = subject if len(growing) > 1 else f"The norm of {name}"
+    if not grows_endlessly(growing[0]) and doubling(growing[0]) > span(result)[1]:
+        return f"{subject} would double in {steps} if this went on, which it does in few runs"
+    return f"{subject} {'double' if several else 'doubles'} every {steps}"
 
 
-def when_it_hurts(result: NormsResult) -> str:
-    """Until when growth does no harm: to the effective rate, and in float16; empty where no layer grows."""
+def when_it_hurts(result: NormsResult, verbose: bool = False) -> str:
+    """Until when growth does no harm: to the effective rate, and in narrow dtypes; empty where no layer grows.
+
+    `verbose`: when float16 overflows is said for weights of other dtypes too.
+    """
     growing = [*filter(grows, result.layers)]
     if not growing:
         return ""
+    end, length = span(result)
     insensitive = [layer for layer in growing if layer.invariance.verdict != SCALE_DEPENDENT]
     halved = [step for layer in insensitive if (step := known(layer.halved_step)) is not None]
     rates = [rate for layer in insensitive if (rate := known(layer.effective_learning_rate[-1])) is not None]
     said = "not soon."
-    if halved:
+    if halved and min(halved) <= end + HORIZON * length:
+        past = min(halved) <= end
+        turns = f"a layer's effective rate (how fast it turns) {'had halved' if past else 'halves'}"
+        said = f"{'' if past else 'at this pace '}{turns} at step {min(halved):.0f}."
+        said += "" if past else " Few runs keep their pace."
         tested = all(layer.invariance.verdict != "untested" for layer in insensitive)
-        condition = "" if tested else ", if it is scale-invariant"
-        said = f"at step {min(halved):.0f} a layer's effective rate (how fast it turns) has halved{condition}."
+        said += "" if tested else " It matters for scale-invariant layers only."
     elif rates and rate_power(result.optimizer) == 0:
         said += f" The effective rate (how fast a layer turns) stays {number(max(rates))} at any norm."
     dtype, squares, entries = narrow_overflow(growing)
-    if squares is not None:
+    if squares is not None and (verbose or any(layer.dtype in NARROW for layer in growing)):
         # three digits of a step: more would promise too much
         weights = "" if entries is None else f", the weights at {number(float(f'{entries:.3g}'))}"
         said += f" In {dtype} the squares of the weights overflow at step {number(float(f'{squares:.3g}'))}{weights}."
@@ -174,8 +199,8 @@ def _verdict(found: Invariance) -> str:
     return {"invariant": "yes", "eps-limited": "but for ε", "approximate": "nearly"}[found.verdict] + part
 
 
-def advise(result: NormsResult, findings: Sequence[Finding]) -> str:
-    """What to do with the answer where no warning says it."""
+def advise(result: NormsResult, findings: Sequence[Finding], tested: str) -> str:
+    """What to do with the answer where no warning says it; `tested`: how to test the layers, to be typed."""
     if any(finding.code == "norm-jumps" for finding in findings):
         return ""  # its own remedy stands there
     if any(map(grows_endlessly, result.layers)):
@@ -184,8 +209,5 @@ def advise(result: NormsResult, findings: Sequence[Finding]) -> str:
         return "give more checkpoints of this run, or the folder that holds them."
     if all(layer.invariance.verdict == "untested" for layer in result.layers):
         optimizer = f" {NAME_IT}." if result.optimizer is None else ""
-        return (
-            "add --model FILE.py:FACTORY to learn which layers may change size without changing the outputs "
-            f"(scale-invariant). Where no batch lies beside the checkpoint, add --batch FILE.{optimizer}"
-        )
+        return f"{tested}{optimizer}"
     return "nothing to do: no scale-invariant layer grows. Look again later in the run."

@@ -165,7 +165,8 @@ def advise(result: SharpnessResult) -> str:
         told["grows"] = f"lower the rate below {limit}, or warm it up."
     if critical is not None:
         rises = 2.0 / critical
-        small = f"nothing to change; a step at up to {number(rises)} does not raise the loss."
+        small = f"nothing to change; a step at up to {number(rises)} does not raise the loss of these rows. "
+        small += "suggest-lr also tries rows outside the batch."
         large = f"lower the rate below {number(rises)}, or warm it up."
         told["one-step"] = GIVE_RATE if rate is None else large if rate >= rises else small
     return told.get(found, "")

@@ -69,7 +69,8 @@ def _facts(result: SharpnessResult, style: PageStyle) -> Iterator[Fact]:
         return
     ratio, stable, tolerated = known(result.ratio), known(result.stable_learning_rate), known(result.threshold)
     seen = "" if known(result.preconditioned_eigenvalue) is None else f", as {optimizer_title(result)} scales it"
-    yield Fact("Sharpness", number(_sharpness(result)), f"largest curvature on these rows{seen}")
+    alone = "; alone it gives no verdict" if ratio is None else ""
+    yield Fact("Sharpness", number(_sharpness(result)), f"largest curvature on these rows{seen}{alone}")
     if not isinstance(result.draws, Missing):
         low, high = number(result.draws.low), number(result.draws.high)
         yield Fact("", f"{low} to {high}", f"at least, under {result.draws.count} other random draws")

@@ -1,5 +1,6 @@
 """The answer in numbers: how far the next step may go, the rate to train at, and whether the present one is stable."""
 
+import math
 from collections.abc import Iterator
 
 from fromage_cli.counting import counted, first_names
@@ -72,7 +73,7 @@ def next_step(result: SuggestedRates) -> Iterator[Fact]:
 def _first_to_fail(result: SuggestedRates) -> str:
     """What stops helping first, and what noise makes of the layers: sure on these rows alone, or judged together."""
     first = fails_first(result)
-    fails = "vectors fail first" if first is None else f"{first} fails first"
+    fails = "vectors (biases, gains) fail first" if first is None else f"{first} fails first"
     if sure_on_rows_alone(result):
         return f"on these rows; {fails}"
     together = f"{counted(len(result.uncertain), 'layer')} judged with the vectors"
@@ -132,16 +133,26 @@ def training(result: SuggestedRates, style: PageStyle) -> Iterator[Fact]:
     else:
         yield Fact(label, f"{'' if found.reliable else '≈ '}{number(found.learning_rate)}", between)
     if result.probe:
-        steps = counted(sum(run.steps for run in result.probe), "step")
-        yield Fact("", "", f"{counted(len(result.probe), 'short run')} {along(result)}, {steps}")
         costs = {each.name: each.gradient_evaluations for each in result.estimates}
         if costs.pop(found.estimator or "probe", 0.0) > sum(costs.values()):
-            yield Fact("", "", "they take most of the time; --probe none skips")
+            yield Fact("", "", "the runs take longest: --probe none skips them")
     if style.verbose and found.reliable and (regret := known(found.regret)) is not None:
         yield Fact("", "", f"about {100 * regret:.0f} % of the progress is lost at it")
     if result.verification:
         best = verified_best(result)
         yield Fact("Verified", "no winner" if best is None else number(best.learning_rate), verdict(result))
+        losses = [math.inf if (end := known(run.end_loss)) is None else end for run in result.verification]
+        ends = [
+            f"{number(loss)} at {run.learning_rate:.2g}" for loss, run in zip(losses, result.verification, strict=True)
+        ]
+        yield Fact("Loss at their end", "", ", ".join(ends))
+
+
+def runs_made(result: SuggestedRates) -> str:
+    """How many short runs there were, with how many steps in all, in brackets; empty where there was none."""
+    steps = counted(sum(run.steps for run in result.probe), "step")
+    made = f" ({counted(len(result.probe), 'short run')} {along(result)}, {steps} together)"
+    return made if result.probe else ""
 
 
 def along(result: SuggestedRates) -> str:

@@ -17,7 +17,7 @@ from fromage_cli.missing import Missing, Why, known
 from fromage_cli.terminal.words import number
 from fromage_cli.theory.rate_calibration import RELIABLE
 
-ONE_STEP = "“Sure” is said of one step."
+TWO_ANSWERS = "A training rate may lie above the one-step limits."
 UPHILL_ERRORS = 2.0
 """Standard errors by which a cosine lies below zero where noise does not explain it: 2 of 100 do so by chance."""
 
@@ -58,13 +58,11 @@ def what_to_try(result: SuggestedRates) -> str:
     if low is not None and high is not None:
         middle, rises = rate or math.sqrt(low * high), estimate(result, "critical")
         warm = " after a warm-up" if rises is not None and middle > rises else ""
-        return (
-            f"Try {low:.2g}, {middle:.2g} and {high:.2g}{warm} (--verify 200 compares three rates), or give five "
-            "training batches."
-        )
+        compare = "" if result.verification else " (--verify 200 compares three rates)"
+        return f"Try {low:.2g}, {middle:.2g} and {high:.2g}{warm}{compare}, or give five training batches."
     why = recommended.learning_rate
     if isinstance(why, Missing) and why.code is Why.NOT_ASKED:
-        return f"Drop --probe none for a rate to train at. {ONE_STEP}"
+        return "Drop --probe none for a rate to train at."
     if isinstance(why, Missing) and why.code is Why.LIMIT_REACHED:
         return "Run it again to the end, without Ctrl-C and with no limit or a larger one."
     return "Give five training batches (--batch file.py:function, an iterator) and --probe-budget 360."

@@ -6,8 +6,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from fromage_cli.counting import counted
-from fromage_cli.diagnostics.suggest_lr.facts import band, fails_first, marks, next_step, stability, training
-from fromage_cli.diagnostics.suggest_lr.findings import ONE_STEP, estimate, verified_best, what_to_try
+from fromage_cli.diagnostics.suggest_lr.facts import band, fails_first, marks, next_step, runs_made, stability, training
+from fromage_cli.diagnostics.suggest_lr.findings import TWO_ANSWERS, estimate, verified_best, what_to_try
 from fromage_cli.diagnostics.suggest_lr.result import NO_LAYER_MOVES, LayerRate, SuggestedRates
 from fromage_cli.missing import Missing, known
 from fromage_cli.terminal.answer import PageStyle
@@ -70,9 +70,12 @@ def render(result: SuggestedRates, style: PageStyle) -> RenderableType:
         page: list[RenderableType] = [prose(said, style), Text(""), house_table(ALTERNATIVES, rows, style)]
     else:
         names = [layer.name for layer in result.layers]
+        step, rate = [*next_step(result)], [*training(result, style), *stability(result, style)]
         page = [
             *(prose(sentence, style) for sentence in sentences(result)),
-            facts([*next_step(result), *training(result, style), *stability(result, style)], style, names),
+            facts(step, style, names, beside=rate),
+            prose(f"For training{runs_made(result)}:", style),
+            facts(rate, style, beside=step),
             *ruler("rate", marks(result), style, band(result)),
             *_parts(result, style),
         ]
@@ -85,7 +88,7 @@ def sentences(result: SuggestedRates) -> list[str]:
     built = ", with momentum built up" if result.optimizer.filled else ""
     tried = f" ({counted(len(result.points), 'step')} tried)" if result.points else ""
     mean = f"“Sure” is said of the mean step over batches of {counted(size, 'row')}, not of each."
-    said = [f"Next step from here, as a learning rate of {title}{built}{tried}:"]
+    said = [f"One step from here, as a learning rate of {title}{built}{tried}:"]
     return [*([mean] if result.limit.averaged else []), *said]
 
 
@@ -230,10 +233,13 @@ def advise(result: SuggestedRates) -> str:
     rate, low, high = (known(each) for each in (found.learning_rate, found.low, found.high))
     best, rises = verified_best(result), estimate(result, "critical")
     if best is not None and best.factor != 1.0:
-        return f"Train at {number(best.learning_rate)}, which ended lowest of the rates that were verified."
+        return (
+            f"Train at {number(best.learning_rate)}, which ended lowest of the rates that were verified. {TWO_ANSWERS}"
+        )
     if not found.reliable or rate is None or low is None or high is None:
-        return what_to_try(result)
+        return f"{what_to_try(result)} {TWO_ANSWERS}"
     warm = f" Warm up from below {number(rises)}, where one step raises the loss." if rises and rate > rises else ""
     if present is not None and low <= present <= high:
-        return f"Keep {number(present)}, a good rate to train at. {ONE_STEP}{warm}"
-    return f"Train at {number(rate)}.{warm} {ONE_STEP}"
+        within = f"Your {number(present)} is within the range ({number(low)} to {number(high)})"
+        return f"{within}: no reason to change it.{warm} {TWO_ANSWERS}"
+    return f"Train at {number(rate)}.{warm} {TWO_ANSWERS}"

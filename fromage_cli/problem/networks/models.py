@@ -128,6 +128,6 @@ def _from_factory(named: Any, spec: str, arguments: Mapping[str, Any]) -> nn.Mod
     if not isinstance(model, nn.Module):
         raise MismatchError(
             f"--model {spec} returned a {type(model).__name__}; expected a torch.nn.Module.",
-            "Return the module itself.",
+            "Write build() that returns the network itself, and give --model file.py:build.",
         )
     return model

@@ -140,8 +140,11 @@ def check_arguments(
     except TypeError as error:  # a misspelt name would be reported as another one that is missing
         unknown = next((name for name in named if name not in signature.parameters and not takes_any), None)
         reason = f"got an unexpected argument {unknown!r}" if unknown else str(error)
-        hint = "Give each argument as --model-arg NAME=VALUE." if flag == "--model" else ""
         label = getattr(function, "__name__", str(function))
+        hint = "" if flag != "--model" else "Give each argument as --model-arg NAME=VALUE."
+        if hint and not unknown:  # it may take an object, which no option can spell
+            build = f"Write build() that returns {label}(…), and give --model file.py:build.\n"
+            hint = f"{build}Plain numbers and texts can be given as --model-arg NAME=VALUE."
         raise MismatchError(f"{flag}: {reason}; the signature is {label}{signature}.", hint) from error
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from fromage_cli.checkpoints import match_parameters, open_checkpoint
+from fromage_cli.checkpoints.opening import open_optimizer
 from fromage_cli.errors import InputError, UsageError
 
 SMALL = {"w": torch.ones(2)}
@@ -31,6 +32,18 @@ def test_the_optimizer_is_never_taken(tmp_path):
     assert checkpoint.metadata == {"epoch": "3", "global_step": "40"}
     with pytest.raises(InputError, match="holds no weights, only other tensors: 'optimizer'"):
         opened(tmp_path, {"optimizer": optimizer})
+
+
+def test_an_optimizer_alone_is_named_and_can_be_opened(tmp_path):
+    _, optimizer = trained()
+    with pytest.raises(InputError, match="holds an optimizer's state and no weights") as raised:
+        opened(tmp_path, optimizer)
+    assert "--key" not in raised.value.hint
+    alone = open_optimizer(tmp_path / "x.pt")
+    assert (alone.entries, alone.step, alone.saved_optimizer.kind) == ({}, 1, "adam")
+    torch.save(SMALL, tmp_path / "weights.pt")
+    with pytest.raises(InputError, match="holds no optimizer state"):
+        open_optimizer(tmp_path / "weights.pt")
 
 
 def test_an_optimizer_under_another_name_is_known_by_its_structure(tmp_path):

@@ -144,7 +144,7 @@ def test_a_slope_that_promises_far_less_than_the_curve_shows_asks_for_a_closer_l
     found = [each for each in judge(make_result(trust_eta=1.0, linear_trust_eta=slope)) if "curvature" in each.code]
     assert bool(found) is told
     if told:
-        assert found[0].value == pytest.approx(5.0) and "--eta 0.05:1:33" in found[0].hint
+        assert found[0].value == pytest.approx(5.0) and found[0].message.startswith("check with --eta 0.05:1:33: ")
 
 
 def test_layers_of_nearly_zero_weights_are_named(make_result: MakeResult) -> None:

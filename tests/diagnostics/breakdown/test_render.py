@@ -25,7 +25,7 @@ def test_the_page(make_result: MakeResult, width: int) -> None:
 
 def test_the_page_in_ascii(make_result: MakeResult) -> None:
     text = page(make_result(), ascii_only=True)
-    assert "sure to eta" in text and "depth 2" in text
+    assert "sure to eta" in text and "||DeltaW||/||W||" in text
 
 
 def test_offenders_come_first_and_hidden_rows_are_counted(make_result: MakeResult, make_layer: MakeLayer) -> None:
@@ -65,12 +65,14 @@ def test_every_relation_has_its_words(make_result: MakeResult) -> None:
     assert "0.05 to 0.06" in beside and "the loss is no longer finite" in beside
 
 
-def test_theory_is_shown_where_it_is_far_off(make_result: MakeResult) -> None:
-    result = replace(make_result(), trust_eta=0.01)
-    assert "Theory (Lemma 2)     0.414  only tells whether depth 2 can train at all" in page(result)
-    near = page(replace(result, trust_eta=0.3))
-    assert "Theory" not in near and "Lemma 2" not in near
-    assert "┊ Lemma 2" in page(result, verbose=True)
+def test_theory_is_shown_where_it_allows_less_than_was_measured_and_under_verbose(make_result: MakeResult) -> None:
+    result = replace(make_result(), trust_eta=0.9)
+    assert "Theory (Lemma 2)     0.414  for depth 2: less than was measured here" in page(result)
+    for beyond in (0.01, 0.3, 0.5):
+        usual = page(replace(result, trust_eta=beyond))
+        assert "Theory" not in usual and "Lemma 2" not in usual and "× theory" not in usual
+    whole = page(make_result(), verbose=True)
+    assert "┊ Lemma 2" in whole and "× theory" in whole and "Lemma 2, count" in whole
     names = tuple(layer.name for layer in result.layers)
     assert "Lemma 2" not in page(replace(result, without_size=names))
 

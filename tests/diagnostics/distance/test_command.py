@@ -105,7 +105,7 @@ def test_tables_and_pages(run, home):
     assert float(rows[0]["condition_number_first"]) > 1.0
     shown = run("a-1.safetensors", "b-5.safetensors", "--format", "rich")[1]
     assert shown.splitlines()[0].endswith("a-1 → b-5 · 4 steps · 2 layers") and " moved most: " in shown
-    assert "What now: To compare the outputs too, add --model and --batch." in shown
+    assert "What now: fromage-diag distance " in shown and " --batch FILE compares the outputs too." in shown
     named = run("a-1.safetensors", "b-5.safetensors", "--format", "csv", "--table", "summary")[1]
     summary = {row["name"]: row["value"] for row in csv.DictReader(io.StringIO(named))}
     assert summary["moved_most"] in ("0.weight", "2.weight") and summary["training_steps"] == "4"

@@ -80,13 +80,25 @@ def test_the_answer(make_result, make_layer, changes, words):
 
 
 def test_advice(make_result, make_layer):
-    command = "fromage-diag breakdown a.pt, in the direction to:b.pt, shows how much of this way one step may go."
-    assert advise(make_result(), "a.pt", "b.pt") == f"{command} Give it the same --model."
-    without = make_result(function_distance=NO_MODEL)
-    assert advise(without, "a.pt", "b.pt") == "to compare the outputs too, add --model and --batch."
+    def told(result):
+        return advise(result, "a.pt", "b.pt", " --model auto", " --model file.py:build --batch FILE")
+
+    command = "fromage-diag breakdown a.pt --direction to:b.pt --model auto"
+    assert told(make_result()) == f"{command} shows how much of this way one step may go."
+    without = told(make_result(function_distance=NO_MODEL))
+    assert without.startswith("fromage-diag distance a.pt b.pt --model file.py:build --batch FILE compares the outputs")
+    assert without.endswith("In file.py, build() returns your network.")
     same = make_result(layers=(make_layer(relative_distance=0.0),))
-    assert advise(same, "a.pt", "b.pt").startswith("check that you gave two different checkpoints")
-    assert advise(make_result(layers=(make_layer(relative_distance=NO_SIZE),)), "a.pt", "b.pt") == ""
+    assert told(same).startswith("check that you gave two different checkpoints")
+    assert told(make_result(layers=(make_layer(relative_distance=NO_SIZE),))) == ""
+
+
+def test_outputs_that_differ_by_more_than_their_size_are_judged(make_result):
+    usual, judged = "usual from untrained weights", "the two give different answers"
+    untrained, trained = (make_result(function_distance=12.0, first_step=step) for step in (0, 10))
+    assert usual in page(untrained) and judged not in page(untrained)
+    assert judged in page(trained) and usual not in page(trained)
+    assert judged not in page(make_result(function_distance=0.9)) and usual not in page(make_result())
 
 
 def test_the_headline_as_a_table(make_result, make_layer):

@@ -50,6 +50,22 @@ def test_an_envelope(run):
     assert "highest complete step" in err
 
 
+def test_an_optimizer_in_a_file_of_its_own_is_an_answer(run, tmp_path):
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    code, out, _ = run(tmp_path / "optimizer.pt", "--format", "rich")
+    assert code == 0 and "This file holds an optimizer's state alone." in out and "1 update, rate 0.01" in out
+    assert "2 tensors  step, exp_avg, exp_avg_sq" in out and "inspect CKPT --optimizer-state" in " ".join(out.split())
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    code, out, _ = run(tmp_path / "optimizer.pt", "--format", "rich")
+    assert "shows the weights that it belongs to." in " ".join(out.split())
+    result = json.loads(run(tmp_path / "optimizer.pt", "--json")[1])["result"]
+    assert (result["tensors"], result["optimizer"]["step"], result["totals"]["nonfinite"]) == ([], 1, None)
+
+
 def test_safetensors_need_no_torch(tmp_path):
     save_file({"w": torch.ones(2, 3), "h": torch.ones(3, dtype=torch.bfloat16)}, tmp_path / "c.safetensors")
     done = fresh("c.safetensors", "--headers", "", "--json", "--spectrum", "--spectrum --estimate", cwd=tmp_path)

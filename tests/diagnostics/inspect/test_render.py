@@ -27,7 +27,7 @@ def test_offenders_come_first_and_hidden_rows_are_counted(make_result, make_tens
     lines = page(make_result(tensors=(*tensors, make_tensor("broken", nonfinite=1)))).splitlines()
     rows = [line.split()[0] for line in lines if "64×64" in line]
     assert rows == ["broken", "dead", "large", "w0", "w1"]
-    assert "28 more, no value in them beyond ±0.44: --all" in lines
+    assert "28 more, no value in them beyond ±0.44 (sorted by largest): --all" in lines
     whole = page(make_result(tensors=tensors), show_all=True)
     assert whole.index("\ndead") < whole.index("\nlarge ") < whole.index("\nw0") < whole.index("\nw29")
 

@@ -16,9 +16,10 @@ def alone(make_result, make_layer, **changes):
 
 
 def test_untested_invariance_is_a_warning_that_says_how_to_test(make_result, make_layer):
-    (found,) = judge(make_result(tested=False, layers=(make_layer(verdict="untested", log_ratio=0.0),)))
+    untested = make_result(tested=False, layers=(make_layer(verdict="untested", log_ratio=0.0),))
+    (found,) = judge(untested, "fromage-diag intrinsic-lr run --model hf tells.")
     assert (found.code, found.severity, found.value) == ("scale-invariance-untested", "warn", 1.0)
-    assert "--model FILE.py:FACTORY" in found.hint and "--model auto" in found.hint
+    assert found.hint == "fromage-diag intrinsic-lr run --model hf tells."
     assert codes(alone(make_result, make_layer, verdict="untested", unchanged=True)) == []
 
 

@@ -36,6 +36,19 @@ def test_the_courses_are_drawn_to_their_highest(make_result, make_layer, drop):
     assert "from 0.09 to 2.5 on a log scale" in " ".join(text.split())
 
 
+def test_what_lies_far_beyond_the_run_is_said_with_that_limit(make_result, make_layer, drop):
+    late = replace(drop, recovery_steps=5e5)
+    result = make_result(layers=(make_layer(drop=late),), drop_factor=10.0, steps=(150,))
+    assert "Few runs last that long; this one is at step 150." in " ".join(page(result).split())
+    assert "Few runs" not in page(replace(result, layers=(make_layer(drop=drop),), steps=(9000,)))
+
+
+def test_layers_that_have_not_settled_early_in_a_run_are_no_alarm(make_result, make_layer):
+    layer = make_layer(log_ratio=-1.0, relaxation_steps=5000.0)
+    assert said(make_result(layers=(layer,), steps=(200,))).endswith("That is usual so early.")
+    assert "so early" not in said(make_result(layers=(layer,), steps=(6000,)))
+
+
 def test_names_beside_a_reason_cannot_act_either(make_result, make_layer):
     layers = (make_layer("a\x1b[31m", log_ratio=Missing(Why.NO_FORMULA, "why")), make_layer())
     text = page(make_result(layers=layers), verbose=True)
@@ -211,7 +224,7 @@ def test_layers_that_are_not_trained_are_named_in_one_line(make_result, make_lay
     layers = (make_layer("moved", observed_rotation=0.1), frozen)
     text = " ".join(page(make_result(layers=layers, steps=(0, 100))).split())
     assert "Does not apply to frozen: it is not trained in this run." in text and text.count("frozen") == 1
-    assert "settled layers often turn 2 to 4 × less." in text
+    assert "settled layers often turn 2 to 4 × less, which is no fault." in text
     only = page(make_result(layers=(frozen, replace(frozen, name="other")), steps=(0, 100)))
     assert "Does not apply to frozen, other: these 2 layers are not trained in this run." in " ".join(only.split())
 

@@ -7,8 +7,8 @@ import pytest
 from fromage_cli.diagnostics.norms import render
 from fromage_cli.diagnostics.norms.findings import judge
 from fromage_cli.diagnostics.norms.growing import claimed_first
-from fromage_cli.diagnostics.norms.render import sentences, when_it_hurts
-from fromage_cli.diagnostics.norms.result import ONE_STEP, STEADY, TWO_STEPS, Jump
+from fromage_cli.diagnostics.norms.render import sentences, verdict, when_it_hurts
+from fromage_cli.diagnostics.norms.result import ONE_STEP, STEADY, TWO_STEPS, Jump, Overflow, OverflowSteps
 from fromage_cli.diagnostics.norms.tables import curve, headline
 from fromage_cli.missing import OPTIMIZER_UNKNOWN, STEP_UNKNOWN, Missing, Why
 from fromage_cli.optimizers.effective_rate import NO_NORM
@@ -21,7 +21,7 @@ def page(result, *arguments, **style):
 
 
 def advise(result):
-    return render.advise(result, judge(result))
+    return render.advise(result, judge(result), "fromage-diag norms run --model hf tells which.")
 
 
 golden = partial(compare, Path(__file__).parent / "golden")
@@ -104,12 +104,12 @@ def test_one_checkpoint(make_result, make_layer):
     )  # fmt: skip
     result = make_result(steps=(STEP_UNKNOWN,), layers=(alone,))
     text = page(result)
-    assert "Growth needs a second checkpoint" in text and "doubles" not in text and "hurts" not in text
+    assert "No verdict: growth needs a second checkpoint." in text and "doubles" not in text and "hurts" not in text
     assert "give more checkpoints of this run" in advise(result)
 
 
 def test_what_to_do(make_result, make_layer):
-    assert advise(make_result(optimizer=None)).startswith("add --model FILE.py:FACTORY")
+    assert advise(make_result(optimizer=None)).startswith("fromage-diag norms run --model hf tells")
     assert "--optimizer NAME" in advise(make_result(optimizer=None)) and "--optimizer" not in advise(make_result())
     assert "decay the weights" in advise(make_result(layers=zoo(make_layer)))
     felt = make_layer(invariance=Invariance("none"))
@@ -118,17 +118,41 @@ def test_what_to_do(make_result, make_layer):
     assert advise(make_result(layers=(jump,))) == ""
 
 
+def test_whether_anything_is_wrong_comes_first(make_result, make_layer):
+    assert page(make_result()).startswith("No warning: the norms changed no more than in healthy runs.")
+    far = make_layer("w", norms=(1.0, 3.0, 9.0))
+    lost = make_layer("lost", norms=(1.0, float("nan"), float("nan")), growth_per_step=NO_NORM, overflow_step=STEADY)
+    soon = OverflowSteps(Overflow(2500.0, 2100.0), Overflow(4e5, 2e5), Overflow(4e5, 2e5))
+    for layers, words in (
+        ((far,), "Warning: the norm of w changed more than norms of healthy runs do."),
+        ((far, lost), "Warning: the norm of lost is not finite."),
+        ((replace(far, overflow_step=soon),), "Warning: w overflows soon if it grows on like this."),
+    ):
+        result = make_result(layers=layers)
+        assert verdict(result, judge(result)) == words
+
+
+def test_doubling_beyond_the_length_of_the_run_is_no_promise(make_result, make_layer):
+    assert said(make_result()).endswith("would double in 3466 steps if this went on, which it does in few runs.")
+    fast = make_layer(growth_per_step=1e-3)
+    assert said(make_result(layers=(fast,))).endswith("The norm of convolutions.0.weight doubles every 693 steps.")
+
+
 def test_when_growth_hurts(make_result, make_layer):
-    text = "When it hurts: not soon. The effective rate (how fast a layer turns) stays 0.02 at any norm. In float16 "
-    assert (
-        when_it_hurts(make_result())
-        == f"{text}the squares of the weights overflow at step 24000, the weights at 52000."
-    )
+    stays = "When it hurts: not soon. The effective rate (how fast a layer turns) stays 0.02 at any norm."
+    overflow = " In float16 the squares of the weights overflow at step 24000, the weights at 52000."
+    assert when_it_hurts(make_result()) == f"{stays}{overflow}"
+    wide = make_result(layers=(make_layer(dtype="float32"),))
+    assert when_it_hurts(wide) == stays and when_it_hurts(wide, verbose=True) == f"{stays}{overflow}"
     halved = make_layer(halved_step=3210.4, dtype="bfloat16")
-    text = "at step 3210 a layer's effective rate (how fast it turns) has halved, if it is scale-invariant. In bfloat16"
-    assert text in when_it_hurts(make_result(optimizer="sgd", layers=(halved,)))
-    tested = replace(halved, invariance=Invariance("invariant", "tensor"))
-    assert "has halved. In" in when_it_hurts(make_result(optimizer="sgd", layers=(tested, halved)[:1]))
+    text = when_it_hurts(make_result(optimizer="sgd", layers=(halved,)))
+    assert "at this pace a layer's effective rate (how fast it turns) halves at step 3210. Few runs keep" in text
+    assert "matters for scale-invariant layers only. In bfloat16 the squares" in text
+    tested = replace(halved, invariance=Invariance("invariant", "tensor"), halved_step=1500.2)
+    text = when_it_hurts(make_result(optimizer="sgd", layers=(tested,)))
+    assert "had halved at step 1500. In bfloat16" in text
+    never = replace(halved, halved_step=1e6)
+    assert when_it_hurts(make_result(optimizer="sgd", layers=(never,))).startswith("When it hurts: not soon. In")
     assert when_it_hurts(make_result(layers=(make_layer(overflow_step=STEADY),))) == ""
 
 

@@ -100,7 +100,7 @@ def test_the_page_gives_both_answers(run: Run, home: Path) -> None:
     code, out, _ = run(*GIVEN, "--optimizer", "sgd", "--momentum", ".9", "--lr", "100", "--format", "rich")
     text = " ".join(out.split())
     assert code == 0
-    assert "SGD at 100" in text and "Next step from here, as a learning rate of SGD" in text
+    assert "SGD at 100" in text and "One step from here, as a learning rate of SGD" in text
     assert "Rate to train at not known short runs tell it: leave --probe none out" in text
     assert "Stable at 100 no only up to" in text and "What now: Lower the rate below" in text
 

@@ -10,6 +10,7 @@ from fromage_cli.diagnostics.suggest_lr.facts import (
     marks,
     next_step,
     not_every_layer,
+    runs_made,
     said_by_page,
     stability,
     sure_rates,
@@ -122,7 +123,9 @@ def test_the_layer_that_fails_first_is_the_one_the_search_met(make_result: MakeR
     assert fails_first(whole) == "blocks.4.attention.output.weight"
     later = tuple(replace(each, trust_eta=0.1) for each in result.layers)
     assert fails_first(replace(whole, layers=later)) is None
-    assert ("Sure in every layer", "0.000963", "vectors fail first") in said(next_step(replace(whole, layers=later)))
+    assert ("Sure in every layer", "0.000963", "vectors (biases, gains) fail first") in said(
+        next_step(replace(whole, layers=later))
+    )
 
 
 def test_noise_stands_beside_what_is_sure_in_every_layer(make_result: MakeResult) -> None:
@@ -148,15 +151,13 @@ def test_the_rate_to_train_at_has_a_range_and_what_it_rests_on(make_result: Make
     result = make_result()
     assert said(training(result, PageStyle(verbose=True))) == [
         ("Rate to train at", "0.00179", "best between 0.00089 and 0.0036 (80 % likely)"),
-        ("", "", "22 short runs at a constant rate, 360 steps"),
-        ("", "", "they take most of the time; --probe none skips"),
+        ("", "", "the runs take longest: --probe none skips them"),
         ("", "", "about 2 % of the progress is lost at it"),
     ]
     vague = replace(result, recommended=replace(result.recommended, reliable=False), schedule="cosine")
-    assert (
-        said(training(vague, PageStyle()))[0][1] == "≈ 0.00179"
-        and "with your schedule" in said(training(vague, PageStyle()))[1][2]
-    )
+    assert said(training(vague, PageStyle()))[0][1] == "≈ 0.00179"
+    assert runs_made(result) == " (22 short runs at a constant rate, 360 steps together)"
+    assert "22 short runs with your schedule" in runs_made(vague) and runs_made(replace(result, probe=())) == ""
 
 
 @pytest.mark.parametrize(
@@ -182,13 +183,12 @@ def test_runs_that_verify_stand_beside_the_rate(make_result: MakeResult) -> None
         VerifiedRun(3.0, 0.003, (1.0, 4.0), 1.1, NONE, NONE, False),
     )
     verified = make_result(verification=runs)
-    assert said(training(verified, PageStyle()))[-1] == (
-        "Verified",
-        "0.0003",
-        "ends lowest after 3 steps at a constant rate",
-    )
+    assert said(training(verified, PageStyle()))[-2:] == [
+        ("Verified", "0.0003", "ends lowest after 3 steps at a constant rate"),
+        ("Loss at their end", "", "0.7 at 0.0003, inf at 0.003"),
+    ]
     alike = make_result(verification=tuple(replace(run, best=False) for run in runs))
-    assert said(training(alike, PageStyle()))[-1] == ("Verified", "no winner", "all end alike after 3 steps")
+    assert said(training(alike, PageStyle()))[-2] == ("Verified", "no winner", "all end alike after 3 steps")
     one = make_result(verification=tuple(replace(run, best=False, spread=0.0) for run in runs))
     assert "five training batches" in verdict(one)
     lost = make_result(verification=tuple(replace(run, best=False, end_loss=NONE) for run in runs))

@@ -95,7 +95,7 @@ def test_a_page_of_short_runs_is_one_screen(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     result = change(make_result())
-    place = ("checkpoint-1000/model", "GPT2LMHeadModel, 50 layers", "16 rows")
+    place = ("checkpoint-1000/model", "GPT2LMHeadModel, 50 weight matrices", "16 rows")
     header = (*place, trained_at(result), "loss 5.24")
     answer = Answer(
         result, lambda style: render(result, style), header=header, findings=judge(result), advice=advise(result),
@@ -120,16 +120,29 @@ def test_groups_stand_for_the_layers_on_a_default_page(make_result: MakeResult) 
 
 def test_what_is_unusual_of_the_step_is_said_before_the_numbers(make_result: MakeResult) -> None:
     result = make_result()
-    assert sentences(result) == ["Next step from here, as a learning rate of AdamW (2 steps tried):"]
+    assert sentences(result) == ["One step from here, as a learning rate of AdamW (2 steps tried):"]
     mean = replace(result, limit=replace(result.limit, averaged=True))
     assert sentences(mean)[0] == "“Sure” is said of the mean step over batches of 64 rows, not of each."
     filled = replace(result, points=(), optimizer=replace(result.optimizer, filled=True))
-    assert sentences(filled) == ["Next step from here, as a learning rate of AdamW, with momentum built up:"]
+    assert sentences(filled) == ["One step from here, as a learning rate of AdamW, with momentum built up:"]
+
+
+def test_one_step_and_training_are_two_blocks_of_the_same_columns(make_result: MakeResult) -> None:
+    lines = page(make_result()).splitlines()
+    assert lines[0] == "One step from here, as a learning rate of AdamW (2 steps tried):"
+    place = lines.index("For training (22 short runs at a constant rate, 360 steps together):")
+    assert lines[1].startswith("  Sure in every layer  0.000963  ") and lines[place + 1].startswith(
+        "  Rate to train at     0.00179   "
+    )
+    assert "For training:" in page(make_result(probe=()))
 
 
 def test_the_advice_is_the_rate_where_it_is_known(make_result: MakeResult) -> None:
     result = make_result()
-    assert advise(result).startswith("Keep 0.003, a good rate to train at.")
+    assert advise(result) == (
+        "Your 0.003 is within the range (0.00089 to 0.0036): no reason to change it. "
+        "A training rate may lie above the one-step limits."
+    )
     far = replace(result, optimizer=replace(result.optimizer, current_learning_rate=0.1))
     assert advise(far).startswith("Train at 0.00179. ")
     high = replace(far, recommended=replace(result.recommended, learning_rate=0.02))
@@ -138,8 +151,11 @@ def test_the_advice_is_the_rate_where_it_is_known(make_result: MakeResult) -> No
     assert advise(replace(result, verification=(best,))).startswith("Train at 0.005")
     guess = replace(result, recommended=replace(result.recommended, reliable=False))
     assert advise(guess) == (
-        "Try 0.00089, 0.0018 and 0.0036 (--verify 200 compares three rates), or give five training batches."
+        "Try 0.00089, 0.0018 and 0.0036 (--verify 200 compares three rates), or give five training batches. "
+        "A training rate may lie above the one-step limits."
     )
+    alike = replace(guess, verification=(replace(best, best=False),))
+    assert advise(alike).startswith("Try 0.00089, 0.0018 and 0.0036, or give five training batches.")
     assert "--optimizer adamw --lr 0.001" in advise(replace(result, optimizer=replace(result.optimizer, name=None)))
 
 
