@@ -44,7 +44,7 @@ class HypergradOptions:
             "--hyper",
             metavar="NAME=VALUE",
             parser=parsing.assignment,
-            help="A number that your --loss function takes by keyword, as l1=0.01. Repeatable.",
+            help="A keyword of your --loss function, as l1=0.01. Repeatable.",
         ),
     ] = None
     label_smoothing: Annotated[
@@ -53,7 +53,7 @@ class HypergradOptions:
     ] = None
     dropout: Annotated[
         float | None,
-        typer.Option("--dropout", metavar="P", help="Dropout now, as 0.1, in every place of the network that drops."),
+        typer.Option("--dropout", metavar="P", help="Dropout now, as 0.1, wherever the network drops."),
     ] = None
     damping: Annotated[
         str,
