@@ -26,9 +26,7 @@ class HypergradOptions:
     ] = None
     val_loss: Annotated[
         str | None,
-        typer.Option(
-            "--val-loss", metavar="SPEC", help="Loss of the validation rows. Default: --loss without regularisers."
-        ),
+        typer.Option("--val-loss", metavar="SPEC", help="Loss of these rows. Default: --loss, unregularised."),
     ] = None
     method: Annotated[
         str | None,
