@@ -1,6 +1,7 @@
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -8,6 +9,7 @@ from types import ModuleType
 import pytest
 
 from fromage_cli import cli
+from fromage_cli.terminal import session
 
 
 def _load() -> ModuleType:
@@ -32,13 +34,14 @@ def fake() -> ModuleType:
 
 
 @pytest.fixture
-def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """An empty working directory, and no flag in the environment."""
     for name in list(os.environ):
         if name.startswith("FROMAGE_DIAG_") or name in ("NO_COLOR", "COLUMNS"):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    with session.scope():  # whatever ran before in this process
+        yield tmp_path
 
 
 @pytest.fixture
