@@ -1,10 +1,11 @@
 """Advice acted upon: does moving a hyperparameter as `hypergrad` advises do what it predicts?
 
-    python benchmarks/hypergrad_study.py [--steps 200] [--results FILE]
+    python benchmarks/hypergrad_study.py [--steps 200] [--sample NAME] [--results FILE]
 
 For each case (a checkpoint of a sample, a hyperparameter, an order of the training batches) the advice is taken from
 one half of the validation rows. Then training goes on with the hyperparameter moved up and down by a tenth, in a plain
-loop of torch, on the same batches and on others. The other half of the validation rows judges. One line of JSON a case.
+loop of torch: on the batches of the advice, and on others in several orders. Both moves of a pair see the same batches.
+The other half of the validation rows judges. One line of JSON a case.
 """
 
 import argparse
@@ -21,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fromage_cli.checkpoints import open_checkpoint
-from fromage_cli.diagnostics.hypergrad.measure import Request, measure
+from fromage_cli.diagnostics.hypergrad.answers import Request
+from fromage_cli.diagnostics.hypergrad.measure import measure
 from fromage_cli.diagnostics.hypergrad.result import CONTINUED, UNROLL
 from fromage_cli.missing import found_of, known
 from fromage_cli.optimizers.settings import Given, find_settings
@@ -38,7 +40,7 @@ from models import char_gpt, convnet  # noqa: E402  # in the samples' folder
 from splits import Split, characters, digit_images  # noqa: E402
 
 Rows = tuple[Tensor, Tensor]
-MOVE = 0.1
+MOVE, OTHER_ORDERS = 0.1, 4
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,8 @@ def advice(case: Case, steps: int, seed: int, rows: Rows) -> dict[str, Any]:
         answer = found.by(method)
         if answer is not None:
             told[method] = {
-                name: known(getattr(answer, name)) for name in ("log_gradient", "gradient", "stderr", "metasmoothness")
+                name: known(getattr(answer, name))
+                for name in ("log_gradient", "gradient", "stderr", "draws", "metasmoothness")
             }
     return told
 
@@ -170,21 +173,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "hypergrad.jsonl")
+    parser.add_argument("--sample", choices=SAMPLES_USED, help="This one only.")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     lines = asked.results.read_text(encoding="utf-8").splitlines() if asked.results.exists() else []
     done = {tuple(json.loads(line)["case"].values()) for line in lines}
     for case in cases():
-        if (case.sample, case.step, case.moved, case.order) in done:
+        if tuple(vars(case).values()) in done or asked.sample not in (None, case.sample):
             continue
         x, y = SAMPLES_USED[case.sample].split().held_out
         told = advice(case, asked.steps, case.order, (x[::2], y[::2]))
         judges = x[1::2], y[1::2]
-        acted = {
-            name: [trained(case, asked.steps, seed, 1.0 + sign * MOVE, judges) for sign in (-1.0, 1.0)]
-            for name, seed in (("same batches", case.order), ("other batches", 100 + case.order))
-        }
-        line = json.dumps({"case": vars(case), "steps": asked.steps, "told": told, "acted": acted})
+        orders = [case.order, *(100 + OTHER_ORDERS * case.order + other for other in range(OTHER_ORDERS))]
+        acted = [
+            [trained(case, asked.steps, seed, 1.0 + sign * MOVE, judges) for sign in (-1.0, 1.0)] for seed in orders
+        ]
+        line = json.dumps(
+            {"case": vars(case), "steps": asked.steps, "told": told, "same": acted[0], "others": acted[1:]}
+        )
         with asked.results.open("a", encoding="utf-8") as file:
             file.write(f"{line}\n")
         print(line, flush=True)

@@ -86,6 +86,7 @@ TESTED_ELSEWHERE = {
     "checkpoints/pickles/opcodes.py": "checkpoints/pickles/test_unpickling.py",
     "checkpoints/pickles/pickle_stream.py": "checkpoints/pickles/test_unpickling.py",
     "checkpoints/pickles/placeholders.py": "checkpoints/pickles/test_unpickling.py",
+    "diagnostics/hypergrad/answers.py": "diagnostics/hypergrad/test_command.py",
     "diagnostics/hypergrad/cost.py": "diagnostics/hypergrad/test_command.py",
     "diagnostics/hypergrad/measure.py": "diagnostics/hypergrad/test_command.py",
     "diagnostics/hypergrad/validation_rows.py": "diagnostics/hypergrad/test_command.py",

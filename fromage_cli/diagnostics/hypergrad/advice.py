@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 
 from fromage_cli.diagnostics.hypergrad.result import CONTINUED, UNROLL, HyperparameterAnswers, MethodAnswer
 from fromage_cli.missing import Missing, Why, known
+from fromage_cli.probes.hypergradients.continued import SMOOTH
 from fromage_cli.terminal.words import number
 
 SURE = 2.0
-"""Standard errors that a derivative must differ from 0 by."""
-SMOOTH = 0.5
-"""Cosine of metasmoothness below which one move says nothing of the next."""
+"""Standard errors over validation rows that a derivative must differ from 0 by."""
+SURE_OF_FEW = 3.2
+"""The same over a few draws: Student's t of 95 % for four."""
 NEGLIGIBLE = 1e-4
 """Change of the validation loss, over the loss, that is not worth acting on."""
 DIVERGED = 10.0
@@ -101,13 +102,15 @@ def _doubt(found: HyperparameterAnswers, answer: MethodAnswer) -> str | None:
     assert slope is not None
     if not math.isfinite(slope):
         return "the validation loss is not finite"
-    if stderr is not None and abs(slope) < SURE * stderr:
+    draws = known(answer.draws) or 1
+    if stderr is not None and abs(slope) < (SURE if draws == 1 else SURE_OF_FEW) * stderr:
+        told = "the validation rows do" if draws == 1 else f"{draws} random repeats do"
         move = move_of(found.value)
         return (
-            f"the validation rows do not tell the sign ({number(slope * move)} ± {number(stderr * move)} for "
+            f"{told} not tell the sign ({number(slope * move)} ± {number(stderr * move)} for "
             f"{'10 %' if found.value else number(move)})"
         )
-    if answer.horizon is not None and found.name != "dropout" and smooth is not None and smooth < SMOOTH:
+    if draws == 1 and smooth is not None and smooth < SMOOTH:
         return f"both halves of the move lead apart (cosine {number(smooth)}), so what it does is chance"
     if known(answer.negative_curvature):
         return "the curvature is negative somewhere, so training has not settled"

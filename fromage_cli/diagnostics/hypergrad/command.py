@@ -38,9 +38,10 @@ def command(
         ckpt, model, batch, run, spare=asked.horizon if ahead else 0, in_loss=asked.scalars
     ).as_trained()
 
+    from fromage_cli.diagnostics.hypergrad.answers import Request
     from fromage_cli.diagnostics.hypergrad.cost import estimate, expected_work
     from fromage_cli.diagnostics.hypergrad.findings import judge
-    from fromage_cli.diagnostics.hypergrad.measure import Request, measure
+    from fromage_cli.diagnostics.hypergrad.measure import measure
     from fromage_cli.diagnostics.hypergrad.render import advise, answers_table, header, headline, render
     from fromage_cli.diagnostics.hypergrad.validation_rows import validation
     from fromage_cli.probes.cost import gradients
@@ -64,7 +65,13 @@ def command(
     in_loss = dict(asked.scalars)
     if isinstance(problem.loss, CrossEntropy) or asked.label_smoothing is not None:
         in_loss[LABEL_SMOOTHING] = asked.label_smoothing or 0.0
-    steps = asked.horizon if ahead and rule.learning_rate is not None else 0
+    known = rule.rule is not None and rule.learning_rate is not None
+    if asked.kind == "unroll" and not known:
+        raise UsageError(
+            f"--method {asked.method} takes training steps, and the optimizer or its learning rate is not known.",
+            "Name them with --optimizer and --lr, or take --method gauss-newton.",
+        )
+    steps = asked.horizon if ahead and known else 0
     request = Request(
         steps,
         optimizer.train_batch_size or intake.declared.train_batch_size,

@@ -1,7 +1,7 @@
 """What looking through further steps is expected to cost."""
 
 from fromage_cli.checkpoints import OptimizerState
-from fromage_cli.diagnostics.hypergrad.measure import Request
+from fromage_cli.diagnostics.hypergrad.answers import Request
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.cost import FORWARD, PRODUCT, measure_cost, timed
 from fromage_cli.probes.hypergradients.continued import DRAWS

@@ -24,7 +24,9 @@ class MethodAnswer:
     log_gradient: float | Missing
     """The same per unit of its logarithm: value * gradient."""
     stderr: float | Missing
-    """Standard error of the gradient over validation batches."""
+    """Standard error of the gradient over validation batches, and over draws."""
+    draws: int | Missing
+    """Of training batches and random numbers that the gradient is the mean of."""
     metasmoothness: float | Missing
     """Cosine between the changes of the weights under a first and a second half of the move."""
     iterations: int | Missing

@@ -1,6 +1,7 @@
 """Training continued with a hyperparameter moved up and down: what a finite change of it really does.
 
-It needs no derivative, so it also holds through a sign and for dropout. Runs share rows and random numbers.
+It needs no derivative, so it also holds through a sign and for dropout. Both runs of a move share batches and random
+numbers. Where training is chaotic, or drops at random, the move is repeated on other batches and random numbers.
 """
 
 import math
@@ -14,6 +15,7 @@ from torch import Tensor
 from fromage_cli.probes.hypergradients.hyperparameters import Hyperparameter, Values
 from fromage_cli.probes.hypergradients.training_steps import TrainingSteps
 from fromage_cli.probes.hypergradients.validation import Validation, require_finite
+from fromage_cli.problem.data.batches import Batch
 from fromage_cli.theory.accumulation import inner_product, squared_norm
 
 CHANGE = 0.1
@@ -21,7 +23,9 @@ CHANGE = 0.1
 FROM_ZERO = 0.01
 """What a hyperparameter of 0 is moved to; it cannot go below."""
 DRAWS = 4
-"""Of dropout masks, to average over."""
+"""Of batches and random numbers, to average over."""
+SMOOTH = 0.5
+"""Cosine of metasmoothness below which a single move is chance."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class Continued:
     """Difference of the validation loss over the difference of the hyperparameter."""
     stderr: float | None
     """Standard error of that over parts of the validation rows, and over draws; None where there is one of each."""
+    draws: int
+    """Of batches and random numbers that it is the mean of."""
     metasmoothness: float | None
     """Cosine between what the two halves of the change do to the weights; None where they do nothing."""
 
@@ -46,12 +52,21 @@ class _End:
 
 
 class Continuations:
-    """Continued runs from one checkpoint on the same batches; the run that changes nothing is taken once."""
+    """Continued runs from one checkpoint; the run that changes nothing is taken once.
+
+    `batches_of`: the batches of the steps in each draw, the first of them those of `steps`.
+    """
 
     def __init__(
-        self, steps: TrainingSteps, validation: Validation, values: Values, advance: Callable[[], None] = lambda: None
+        self,
+        steps: TrainingSteps,
+        validation: Validation,
+        values: Values,
+        batches_of: Callable[[int], Sequence[Batch]],
+        advance: Callable[[], None] = lambda: None,
     ) -> None:
-        self.steps, self.validation, self.values, self.advance = steps, validation, values, advance
+        self.steps, self.validation, self.values, self.batches_of = steps, validation, values, batches_of
+        self.advance = advance
 
     @cached_property
     def unchanged(self) -> _End:
@@ -59,9 +74,10 @@ class Continuations:
         return self._run(self.values)
 
     def measure(self, hyperparameter: Hyperparameter, *, change: float = CHANGE) -> Continued:
-        """Moves it up and down by a share of its value, or from 0 up; costs two runs, for dropout two for each draw.
+        """Moves it up and down by a share of its value, or from 0 up.
 
-        Raises NumericalError where a loss is not finite, ResourceError at a limit.
+        Costs two runs, and two more for each further draw. Raises NumericalError where a loss is not finite,
+        ResourceError at a limit.
         """
         if hyperparameter.place == "dropout":  # both ends are probabilities
             change = min(change, 0.5 * (1.0 - hyperparameter.value) / hyperparameter.value)
@@ -78,14 +94,22 @@ class Continuations:
         low, middle, high = (self.unchanged if place is self.values else self._run(place) for place in places)
         smoothness = _cosine(low.weights, middle.weights, high.weights)
         rows = [_over(width, low, high)]
-        for draw in range(1, DRAWS if hyperparameter.place == "dropout" else 1):
+        chance = hyperparameter.place == "dropout" or (smoothness is not None and smoothness < SMOOTH)
+        for draw in range(1, DRAWS if chance and self.draws_differ else 1):
             low, high = (self._run(place, draw) for place in (places[0], places[-1]))
             rows.append(_over(width, low, high))
         shares = self.validation.shares
-        return Continued(fmean(fmean(row, shares) for row in rows), standard_error(rows, shares), smoothness)
+        mean = fmean(fmean(row, shares) for row in rows)
+        return Continued(mean, standard_error(rows, shares), len(rows), smoothness)
+
+    @property
+    def draws_differ(self) -> bool:
+        """Whether another draw is another run: not where every step sees all rows and nothing drops."""
+        first, other = self.batches_of(0), self.batches_of(1)
+        return bool(self.values.dropout) or any(one is not two for one, two in zip(first, other, strict=True))
 
     def _run(self, values: Values, draw: int = 0) -> _End:
-        steps = self.steps.drawn(draw)
+        steps = self.steps.drawn(draw, self.batches_of(draw))
         with steps.from_checkpoint() as start:
             steps.run(start, values, keep=lambda *_: self.advance())
             losses = self.validation.losses()

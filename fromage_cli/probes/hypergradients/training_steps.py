@@ -71,10 +71,10 @@ class TrainingSteps:
         self.statistics = RunningStatistics(self.problem)
         self.draw = 0
 
-    def drawn(self, draw: int) -> "TrainingSteps":
-        """The same steps with other random numbers; 0 gives their own."""
+    def drawn(self, draw: int, batches: Sequence[Batch]) -> "TrainingSteps":
+        """As many steps on other batches and with other random numbers; draw 0 has the numbers of these."""
         other = copy(self)
-        other.draw = draw
+        other.draw, other.batches = draw, batches
         return other
 
     @contextmanager

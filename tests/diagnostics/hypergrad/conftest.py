@@ -22,7 +22,16 @@ def answer(method: str, gradient: float | Missing, value: float, **changes: Any)
     log = gradient if isinstance(gradient, Missing) else gradient * value + 0.0
     horizon = 50 if method in (UNROLL, CONTINUED) else None
     values = {"method": method, "horizon": horizon, "gradient": gradient, "log_gradient": log}
-    fields = ("stderr", "metasmoothness", "iterations", "residual", "negative_curvature", "less_damped", "more_damped")
+    fields = (
+        "stderr",
+        "draws",
+        "metasmoothness",
+        "iterations",
+        "residual",
+        "negative_curvature",
+        "less_damped",
+        "more_damped",
+    )
     return MethodAnswer(**{**dict.fromkeys(fields, NONE), **values, **changes})
 
 
@@ -33,10 +42,10 @@ def make_answers() -> Callable[..., HyperparameterAnswers]:
     def make(
         name: str = "weight-decay", scope: str = "all", value: float = 0.1, slope: float = -0.4, **moved: Any
     ) -> HyperparameterAnswers:
-        size = value or 0.1
+        size, runs = value or 0.1, {"stderr": 0.05, "draws": 1, "metasmoothness": 0.99, **moved}
         answers = (
             answer(UNROLL, 1.02 * slope / size * 0.1, value),
-            answer(CONTINUED, slope / size * 0.1, value, **{"stderr": 0.05, "metasmoothness": 0.99, **moved}),
+            answer(CONTINUED, slope / size * 0.1, value, **runs),
             answer("gauss-newton", 2.0 * slope, value, iterations=12, residual=0.004, negative_curvature=False),
         )
         return HyperparameterAnswers(name, scope, value, None, answers, None, None, NONE)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from fromage_cli.probes.hypergradients import unrolled
+from fromage_cli.probes.hypergradients import continued, unrolled
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -125,12 +125,37 @@ def test_tables_and_the_page(run: Run, home: Path, monkeypatch: pytest.MonkeyPat
 def test_batches_of_an_iterator_come_in_turn(run: Run, home: Path) -> None:
     given = ("run.pt", "--model", "network.py:build", "--batch", "network.py:batches")
     code, out, _ = run(*given, "--val-batch", "network.py:validation", "--method", "unroll:3", "--json")
-    assert code == 0 and json.loads(out)["result"]["batches"] == "on 4 batches of 8 rows in turn"
+    assert code == 0 and json.loads(out)["result"]["batches"] == "on 3 batches of 8 rows in turn"
 
 
 def test_rows_of_a_training_batch_are_drawn(run: Run, home: Path) -> None:
     code, out, _ = run(*VALIDATED, "--method", "unroll:3", "--train-batch-size", "8", "--json")
     assert code == 0 and json.loads(out)["result"]["batches"] == "each on 8 of 24 rows, drawn without repeats"
+
+
+def test_a_move_that_is_chance_is_repeated(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(continued, "SMOOTH", 2.0)
+    drawn = (*VALIDATED, "--method", "unroll:3", "--train-batch-size", "8")
+    found = answers(json.loads(run(*drawn, "--json")[1]), "weight-decay")["continued"]
+    assert found["draws"] == 4 and found["stderr"] > 0.0
+
+
+def test_groups_are_moved_too(run: Run, home: Path) -> None:
+    model = nn.Sequential(nn.Linear(8, 12), nn.Tanh(), nn.Dropout(0.2), nn.Linear(12, 3))
+    matrices, vectors = ([each for each in model.parameters() if each.ndim == n] for n in (2, 1))
+    groups = [{"params": matrices, "weight_decay": 0.3}, {"params": vectors, "weight_decay": 0.1}]
+    optimizer = torch.optim.AdamW(groups, lr=0.01)
+    nn.functional.cross_entropy(model(torch.randn(9, 8)), torch.arange(9) % 3).backward()
+    optimizer.step()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, home / "run.pt")
+    envelope = json.loads(run(*SHORT, "--json")[1])
+    whole, parts = answers(envelope, "weight-decay"), [answers(envelope, "weight-decay", f"group:{n}") for n in (0, 1)]
+    for found in (whole, *parts):
+        assert found["continued"]["gradient"] == pytest.approx(found["unroll"]["gradient"], rel=0.1)
+    moved = sum(found["continued"]["log_gradient"] for found in parts)
+    assert whole["continued"]["log_gradient"] == pytest.approx(moved, rel=0.05)
+    advised = {one["scope"]: one["advised_by"] for one in envelope["result"]["hyperparameters"] if one["advice"]}
+    assert advised["group:0"] == advised["group:1"] == "continued"
 
 
 def test_numbers_of_the_users_loss(run: Run, home: Path) -> None:
@@ -168,6 +193,11 @@ def test_the_cost_beforehand(run: Run, home: Path) -> None:
         (GIVEN, 2, "none were given"),
         ((*GIVEN, "--val-batch", "network.py:wider"), 5, "--val-batch network.py:wider: The model failed on the batch"),
         ((*GIVEN, "--val-batch", "missing.npz"), 3, "missing.npz"),
+        (
+            ("--model", "network.py:build", *GIVEN[3:], *VALIDATED[-2:], "--method", "unroll:6"),
+            2,
+            "--method unroll:6 takes training steps, and the optimizer or its learning rate is not known",
+        ),
         ((*SHORT[:-1], "unrol:3"), 2, "Unknown --method 'unrol:3'"),
         ((*SHORT, "--label-smoothing", "1"), 2, "--label-smoothing"),
         ((*SHORT, "--hyper", "l1=0.1"), 2, "takes no arguments"),

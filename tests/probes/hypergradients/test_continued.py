@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from statistics import fmean, stdev, variance
 from typing import Any
@@ -12,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from fromage_cli.errors import NumericalError, ResourceError
+from fromage_cli.probes.hypergradients import continued
 from fromage_cli.probes.hypergradients.continued import CHANGE, DRAWS, FROM_ZERO, Continuations
 from fromage_cli.probes.hypergradients.hyperparameters import Hyperparameter, hyperparameters
 from fromage_cli.probes.hypergradients.unrolled import unroll
 from fromage_cli.problem.conditions.budget import Budget
+from fromage_cli.problem.data.batches import Batch
 from tests.probes.hypergradients.plain_training import Probed, Run, random_rows, saved_run
 
 
@@ -25,7 +28,8 @@ def hyperparameter(probed: Probed, name: str, scope: str = "all") -> Hyperparame
 
 
 def continuations(probed: Probed, **more: Any) -> Continuations:
-    return Continuations(probed.steps, probed.validation, probed.values, **more)
+    """Every draw on the same batches."""
+    return Continuations(probed.steps, probed.validation, probed.values, lambda _: probed.steps.batches, **more)
 
 
 def with_dropout(probability: float = 0.3) -> nn.Module:
@@ -109,7 +113,7 @@ def test_what_moves_no_weight_has_no_metasmoothness() -> None:
     run.validation = random_rows(1, seed=9)
     probed = run.probed(2)
     found = continuations(probed).measure(hyperparameter(probed, "label-smoothing"), change=1e-9)
-    assert (found.per_unit, found.stderr, found.metasmoothness) == (0.0, None, None)
+    assert (found.per_unit, found.stderr, found.draws, found.metasmoothness) == (0.0, None, 1, None)
 
 
 def test_dropout_is_moved_under_the_same_random_numbers() -> None:
@@ -162,6 +166,42 @@ def test_the_standard_error_of_dropout_has_the_spread_of_draws_too() -> None:
     parts = [fmean(column) for column in zip(*rows, strict=True)]
     expected = math.sqrt(variance(parts) / len(parts) + variance(map(fmean, rows)) / DRAWS)
     assert (found.per_unit, found.stderr) == (pytest.approx(fmean(parts)), pytest.approx(expected))
+
+
+def other_rows(probed: Probed, draw: int) -> list[Batch]:
+    """The batches of the steps, in another order in each draw."""
+    batches = [*probed.steps.batches]
+    return batches[draw:] + batches[:draw]
+
+
+def test_where_the_move_is_chance_it_is_repeated_on_other_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mean of the draws, and a standard error of both parts and draws; each draw is a plain run on its batches."""
+    run = saved_run("sgd")
+    probed = run.probed(4)
+    monkeypatch.setattr(continued, "SMOOTH", 2.0)
+    subject = Continuations(probed.steps, probed.validation, probed.values, lambda draw: other_rows(probed, draw))
+    found = subject.measure(hyperparameter(probed, "weight-decay"))
+    quotients = []
+    for draw in range(DRAWS):
+        order = [(draw + step) % 4 for step in range(4)]
+        ends = []
+        for share in (1.0 - CHANGE, 1.0 + CHANGE):
+            decays = {name: {"weight_decay": share * decay} for name, decay in probed.values.decays.items()}
+            ends.append(replace(run, batches=[run.batches[step % len(run.batches)] for step in order]).end(4, decays))
+        quotients.append((ends[1] - ends[0]) / (2.0 * CHANGE * max(probed.values.decays.values())))
+    assert found.draws == DRAWS
+    assert found.per_unit == pytest.approx(fmean(quotients), rel=1e-9)
+    assert found.stderr is not None and found.stderr > stdev(quotients) / math.sqrt(DRAWS)
+
+
+@pytest.mark.parametrize("smooth", [-2.0, 2.0])
+def test_what_another_draw_cannot_change_is_not_repeated(monkeypatch: pytest.MonkeyPatch, smooth: float) -> None:
+    probed = saved_run("sgd").probed(4)
+    monkeypatch.setattr(continued, "SMOOTH", smooth)
+    assert continuations(probed).measure(hyperparameter(probed, "weight-decay")).draws == 1
+    if smooth < 0.0:
+        varied = Continuations(probed.steps, probed.validation, probed.values, lambda draw: other_rows(probed, draw))
+        assert varied.measure(hyperparameter(probed, "weight-decay")).draws == 1
 
 
 def test_dropout_of_zero_is_left_alone_and_a_rate_near_one_stays_below_it() -> None:

@@ -22,6 +22,23 @@ def test_several_batches_come_in_turn() -> None:
     assert found.source == "on 3 batches of 4 rows in turn"
 
 
+def test_only_batches_that_are_used_count() -> None:
+    available = numbered([batch(4), batch(4), batch(4)])
+    assert step_batches(available, 2).source == "on 2 batches of 4 rows in turn"
+    assert step_batches(available, 1).source == "on a batch of 4 rows"
+
+
+def test_another_draw_takes_them_in_another_order() -> None:
+    available = numbered([batch(4) for _ in range(9)])
+    first, other = (step_batches(available, 18, draw=draw).batches for draw in (1, 2))
+    for taken in (first, other):
+        assert sorted(one.first for one in taken[:9]) == [one.first for one in available]
+        assert taken[:9] == taken[9:]
+    assert len({tuple(one.first for one in taken) for taken in (first, other, available)}) == 3
+    rows = [[rows_of(one) for one in step_batches([batch(10)], 4, size=3, draw=draw).batches] for draw in range(3)]
+    assert rows[0] != rows[1] != rows[2] != rows[0]
+
+
 def test_a_single_batch_is_taken_whole_unless_training_batches_are_smaller() -> None:
     for size in (None, 6, 7):
         found = step_batches([batch(6)], 3, size=size)

@@ -214,7 +214,8 @@ def test_every_run_drops_the_same_and_every_step_something_else() -> None:
     of_each_run = [masks[first : first + 8] for first in range(0, len(masks), 8)]
     assert all(one == of_each_run[0] for one in of_each_run)
     assert len({tuple(mask) for mask in of_each_run[0]}) == 8
-    assert probed.steps.drawn(1).draw == 1 and probed.steps.draw == 0
+    other = probed.steps.drawn(1, probed.steps.batches[:2])
+    assert (other.draw, probed.steps.draw, len(other.batches), len(probed.steps.batches)) == (1, 0, 2, 8)
 
 
 def test_a_loss_that_is_not_finite_after_the_last_step_is_refused() -> None:
