@@ -9,7 +9,7 @@ from typing import Any
 from fromage_cli.errors import UsageError
 from fromage_cli.terminal.flags import CommandFlags, Flag
 from fromage_cli.terminal.project import ProjectConfiguration, place, shown
-from fromage_cli.terminal.trust import code_in
+from fromage_cli.terminal.trust import CODE_FLAGS, code_in
 from fromage_cli.terminal.words import nearest, visible
 
 PREFIX = "FROMAGE_DIAG_"
@@ -41,7 +41,7 @@ WITHOUT_ENVIRONMENT = ONE_CALL_ONLY | {"ckpt", "force", "json", "value", "estima
 OF_OPTIMIZERS = frozenset({"lr", "momentum", "nesterov", "betas", "weight-decay"})
 """Flags that are settings of the optimizer that stands beside them in a configuration."""
 _TRUTHS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-_PATH_KEYS = frozenset({"ckpt", "model", "batch", "val-batch", "loss", "optimizer-state", "plot"})
+_PATH_KEYS = frozenset({*CODE_FLAGS, "ckpt", "optimizer-state", "plot"})
 
 
 def flag_values(project: ProjectConfiguration, command: str, flags: CommandFlags) -> dict[str, tuple[Any, str]]:

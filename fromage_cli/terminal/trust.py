@@ -23,7 +23,7 @@ from fromage_cli.problem.user_code.forms import DATA_FILES, Specification, parse
 from fromage_cli.terminal.project import ProjectConfiguration, shown
 from fromage_cli.terminal.words import visible
 
-CODE_FLAGS = ("model", "batch", "val-batch", "loss")
+CODE_FLAGS = ("model", "batch", "val-batch", "loss", "val-loss")
 """Flags that may name code."""
 
 

@@ -1,11 +1,15 @@
 import json
 import os
+import re
 import sys
 from types import ModuleType
 
 import pytest
 
-from fromage_cli.terminal.trust import code_files, specifications
+from fromage_cli.cli import OWN_COMMANDS, build_program, main
+from fromage_cli.diagnostics import COMMANDS
+from fromage_cli.terminal.flags import options
+from fromage_cli.terminal.trust import CODE_FLAGS, code_files, specifications
 
 CODE = "model = 'net.py:build'\nbatch = 'batch.npz'\n[other-one]\ntop = 1\n[measure]\nloss = 'pkg.losses:loss'\n"
 
@@ -47,6 +51,39 @@ def test_what_the_command_line_or_the_environment_names_needs_no_yes(call, fake,
     assert call("measure", "--loss", "mse").code == 0
     assert fake.SEEN["model"].model == "own.py:build"
     assert call("other-one", "x", "--fail-on", "never", "--json").code == 0
+
+
+def flags_that_take_code(command):
+    """The command's options of which the help says that they take code."""
+    taking = [
+        option
+        for option in options(build_program().command(command))
+        if option.metavar == "SPEC" or re.search(r"\.py\b|\bmodule\b", option.help)
+    ]
+    return [max(option.opts, key=len).removeprefix("--") for option in taking]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *OWN_COMMANDS])
+def test_every_option_that_takes_code_waits_for_a_yes(capsys, project, monkeypatch, command):
+    monkeypatch.chdir(project / "inner")
+    for flag in flags_that_take_code(command):
+        for place, code in (("", "pkg.losses:loss"), (f"[{command}]\n", "net.py:build")):
+            (project / "fromage.toml").write_text(f"{place}{flag} = '{code}'\n")
+            with pytest.raises(SystemExit) as exit:
+                main([command])
+            assert exit.value.code == 4, flag
+            whole = f"{project}/{code}" if ".py" in code else code
+            assert f"{flag} = {whole}" in capsys.readouterr().err.replace("\n", "")
+
+
+def test_flags_that_may_name_code_are_those_that_take_it():
+    assert {flag for command in COMMANDS for flag in flags_that_take_code(command)} == {*CODE_FLAGS}
+
+
+def test_data_and_words_need_no_yes():
+    data = {"batch": "rows.npz", "val-batch": "a:b.npz", "loss": "mse", "val-loss": "mse", "model": "hf"}
+    assert data.keys() == {*CODE_FLAGS}
+    assert specifications(data) == []
 
 
 @pytest.mark.parametrize("changed", ["fromage.toml", "net.py", "pkg/__init__.py", "pkg/losses.py"])

@@ -168,6 +168,29 @@ def test_numbers_of_the_users_loss(run: Run, home: Path) -> None:
     assert envelope["result"]["val_loss"] == pytest.approx(plain), "the validation loss has no regulariser"
 
 
+def test_a_validation_loss_that_a_configuration_names_waits_for_a_yes(
+    run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "fromage.toml").write_text('[hypergrad]\nval-loss = "tripled.py:tripled"\n')
+    (home / "tripled.py").write_text(
+        "import pathlib\nfrom torch.nn import functional\npathlib.Path(__file__).with_name('ran').touch()\n"
+        "def tripled(model, batch):\n    return 3.0 * functional.cross_entropy(model(batch['x']), batch['y'])\n"
+    )
+    code, out, err = run(*SHORT, "--json")
+    plain = json.loads(out)["result"]["val_loss"]
+    assert code == 0 and "data only; not used: hypergrad" in err
+    for folder in ("runs", "inner"):
+        (home / folder).mkdir()
+    (home / "run.pt").rename(home / "runs" / "run.pt")
+    monkeypatch.chdir(home / "inner")
+    given = ("../runs/run.pt", *(word.replace("network.py", "../network.py") for word in SHORT[1:]))
+    code, _, err = run(*given)
+    assert code == 4 and f"val-loss = {home}/tripled.py:tripled" in err
+    assert not (home / "ran").exists()
+    code, out, _ = run(*given, "--trust", "--json")
+    assert code == 0 and json.loads(out)["result"]["val_loss"] == pytest.approx(3.0 * plain)
+
+
 def test_current_values_are_taken(run: Run, home: Path) -> None:
     values = ("--dropout", "0.4", "--label-smoothing", "0.1", "--weight-decay", "0.3", "--lr", "0.02")
     code, out, _ = run(*VALIDATED, "--method", "unroll:2", *values, "--json")
