@@ -9,20 +9,23 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.instancenorm import _InstanceNorm
-from torch.overrides import TorchFunctionMode
 
+from fromage_cli.problem.conditions.replaced_calls import ReplacedCalls
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
 
 Buffers = dict[str, Tensor]
 """Running means, variances and counts, by the module's number and the buffer's name."""
 NAMES = ("running_mean", "running_var", "num_batches_tracked")
+KERNELS = (functional.batch_norm, functional.instance_norm)
+"""What normalises by them in evaluation."""
 
 
 class RunningStatistics:
@@ -55,7 +58,7 @@ class RunningStatistics:
         before = self.moving
         try:
             self._replace(leaves)
-            with _NormalisedByFormula():
+            with ReplacedCalls({kernel: partial(_normalised, kernel) for kernel in KERNELS}):
                 yield leaves
         finally:
             self._replace(before)
@@ -152,25 +155,13 @@ class RunningStatistics:
                     yield f"{number}.{name}", getattr(module, name)
 
 
-class _NormalisedByFormula(TorchFunctionMode):
+def _normalised(kernel: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
     """Normalisation by running statistics as a formula, for torch's kernel has no derivative by them."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Takes the place of every call of torch while the context lasts."""
-        if func in (functional.batch_norm, functional.instance_norm):
-            given: dict[str, Any] = inspect.signature(func).bind(*args, **(kwargs or {})).arguments
-            if given["running_mean"] is not None and not given.get("training", given.get("use_input_stats")):
-                normalised: list[Any] = [
-                    given.get(name) for name in ("input", "running_mean", "running_var", "weight", "bias")
-                ]
-                return _by_formula(*normalised, eps=given["eps"])
-        return func(*args, **(kwargs or {}))
+    given: dict[str, Any] = inspect.signature(kernel).bind(*args, **kwargs).arguments
+    if given["running_mean"] is None or given.get("training", given.get("use_input_stats")):
+        return kernel(*args, **kwargs)
+    normalised: list[Any] = [given.get(name) for name in ("input", "running_mean", "running_var", "weight", "bias")]
+    return _by_formula(*normalised, eps=given["eps"])
 
 
 def _by_formula(

@@ -1,15 +1,14 @@
 """What makes derivatives of a backward pass right: kernels that have them, and formulas where a kernel's are wrong."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from fromage_cli.errors import MismatchError, words_of
 from fromage_cli.problem.conditions.evaluation import scripted_from
+from fromage_cli.problem.conditions.replaced_calls import ReplacedCalls
 from fromage_cli.problem.user_code.named_code import out_of_memory
 
 
@@ -34,29 +33,16 @@ def twice_differentiable(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def double_backward(model: nn.Module) -> Iterator[None]:
     """The conditions under which a forward pass is made whose gradient is to be differentiated."""
-    with twice_differentiable(model), _WeightNormByFormula():
+    with twice_differentiable(model), ReplacedCalls({torch._weight_norm: _weight_norm}):
         yield
 
 
-class _WeightNormByFormula(TorchFunctionMode):
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     """Weight normalisation as v * (g / ||v||): torch's kernel takes ||v|| as fixed in the derivative of its gradient.
 
     That makes Hessian-vector products silently wrong in the rows of v, by two thirds in one case.
     """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Takes the place of every call of torch while the context lasts."""
-
-        def by_formula(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
-            return v * (g / torch.norm_except_dim(v, 2, dim))
-
-        return (by_formula if func is torch._weight_norm else func)(*args, **(kwargs or {}))
+    return v * (g / torch.norm_except_dim(v, 2, dim))
 
 
 @contextmanager
