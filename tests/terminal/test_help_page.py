@@ -6,6 +6,7 @@ import pytest
 
 from fromage_cli.cli import build_program
 from fromage_cli.diagnostics import COMMANDS
+from fromage_cli.terminal import session
 from fromage_cli.terminal.help_page import RARE
 
 LINES = {"suggest-lr": 100, "intrinsic-lr": 100}
@@ -17,7 +18,7 @@ def help_of(capsys, monkeypatch):
 
     def lines(name, *flags, columns=80):
         monkeypatch.setenv("COLUMNS", str(columns))
-        with pytest.raises(SystemExit) as exit:
+        with session.scope(), pytest.raises(SystemExit) as exit:
             build_program().main([name, *flags], prog_name="fromage-diag")
         assert exit.value.code == 0
         return capsys.readouterr().out.splitlines()
