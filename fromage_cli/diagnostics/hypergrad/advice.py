@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from fromage_cli.diagnostics.hypergrad.result import CONTINUED, UNROLL, HyperparameterAnswers, MethodAnswer
 from fromage_cli.missing import Missing, Why, known
 from fromage_cli.probes.hypergradients.continued import SMOOTH
+from fromage_cli.probes.hypergradients.implicit import TOLERANCE
 from fromage_cli.terminal.words import number
 
 SURE = 2.0
@@ -112,6 +113,14 @@ def _doubt(found: HyperparameterAnswers, answer: MethodAnswer) -> str | None:
         )
     if draws == 1 and smooth is not None and smooth < SMOOTH:
         return f"both halves of the move lead apart (cosine {number(smooth)}), so what it does is chance"
+    return _doubt_of_solve(answer, slope)
+
+
+def _doubt_of_solve(answer: MethodAnswer, slope: float) -> str | None:
+    """What speaks against an answer for weights at rest; None where nothing does."""
+    residual = known(answer.residual)
+    if residual is not None and residual > TOLERANCE:
+        return f"the solve has not settled (residual {number(residual)})"
     if known(answer.negative_curvature):
         return "the curvature is negative somewhere, so training has not settled"
     others = [known(answer.less_damped), known(answer.more_damped)]

@@ -1,5 +1,6 @@
 """What is asked of `hypergrad`, and the answers that its measurements put together for each hyperparameter."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -56,8 +57,8 @@ class Found:
     continued: dict[tuple[str, str], Continued | Missing] = field(default_factory=dict)
     """By name and scope."""
     implicit: Implicit | Missing = NOT_ASKED
-    settled_stderr: dict[tuple[str, str], float | Missing] = field(default_factory=dict)
-    """Of the implicit answer, by name and scope."""
+    settled_stderr: dict[tuple[str, str, str], float | Missing] = field(default_factory=dict)
+    """Of answers for weights at rest, by method, name and scope."""
     fitted: DeltaSTN | None = None
 
     def answers(self, one: Hyperparameter) -> HyperparameterAnswers:
@@ -67,8 +68,8 @@ class Found:
             found.append(self._unrolled(one))
             if key in self.continued:
                 found.append(self._continued(one, self.continued[key]))
-        if self.fitted is not None and key in self.fitted.gradients:
-            found.append(_answer(DELTA_STN, None, one.value, self.fitted.gradients[key]))
+        if self.fitted is not None and key in self.fitted.gradients and math.isfinite(self.fitted.unsettled):
+            found.append(self._fitted(one, self.fitted))
         if one.place != "rate":
             found.append(self._settled(one))
         return HyperparameterAnswers(one.name, one.scope, one.value, None, tuple(found), None, None, NOT_ASKED)
@@ -96,6 +97,14 @@ class Found:
             metasmoothness=smooth if moved.metasmoothness is None else moved.metasmoothness,
         )
 
+    def _fitted(self, one: Hyperparameter, fitted: DeltaSTN) -> MethodAnswer:
+        return replace(
+            _answer(DELTA_STN, None, one.value, fitted.gradients[one.name, one.scope]),
+            stderr=self.settled_stderr.get((DELTA_STN, one.name, one.scope), NOT_ASKED),
+            iterations=fitted.passes,
+            residual=fitted.unsettled,
+        )
+
     def _settled(self, one: Hyperparameter) -> MethodAnswer:
         method, found = self.request.settled, self.implicit
         method = "gauss-newton" if method == DELTA_STN else method
@@ -107,7 +116,7 @@ class Found:
 
         return replace(
             _answer(method, self.request.horizon, one.value, slope(found.answer)),
-            stderr=self.settled_stderr.get((one.name, one.scope), NOT_ASKED),
+            stderr=self.settled_stderr.get((method, one.name, one.scope), NOT_ASKED),
             iterations=found.iterations,
             residual=found.answer.residual,
             negative_curvature=found.negative_curvature,

@@ -121,7 +121,8 @@ class _Search:
         for one in self.asked if not asked.steps else ():
             if one.leads and error is None:
                 parts, error = found_of(response.by_part(one, implicit.answer.damping or 0.0))
-                found.settled_stderr[one.name, one.scope] = self._spread(one, implicit, parts)
+                method = "gauss-newton" if asked.settled == DELTA_STN else asked.settled
+                found.settled_stderr[method, one.name, one.scope] = self._spread(one, implicit, parts)
         if error is not None:
             raise error
 
@@ -132,6 +133,9 @@ class _Search:
         fit = DeltaFit(solved.response, moved, damping=damping, seed=self.training.seed, advance=self.advance)
         fitted, error = found_of(fit.measure(self.validation))
         self.found.fitted = fitted
+        for key, parts in fitted.by_part.items():
+            stderr = standard_error([parts], self.validation.shares)
+            self.found.settled_stderr[DELTA_STN, *key] = ONE_PART if stderr is None else stderr
         above = next((one for one in fit.hyperparameters if one.value), None)
         if above is not None and error is None:
             self.conditioning = measure_conditioning(solved.response, above, damping=damping)

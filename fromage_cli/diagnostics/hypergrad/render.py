@@ -9,6 +9,7 @@ from fromage_cli.counting import counted
 from fromage_cli.diagnostics.hypergrad.advice import move_of, title
 from fromage_cli.diagnostics.hypergrad.result import (
     CONTINUED,
+    DELTA_STN,
     UNROLL,
     HypergradResult,
     HyperparameterAnswers,
@@ -68,7 +69,8 @@ def _what_columns_say(result: HypergradResult) -> list[str]:
 def _about_the_solve(result: HypergradResult, style: PageStyle) -> list[RenderableType]:
     """How exact the answer of the settled weights is."""
     found = []
-    one = next((a for h in result.hyperparameters for a in h.answers if known(a.residual) is not None), None)
+    solved = (a for h in result.hyperparameters for a in h.answers if a.method != DELTA_STN)
+    one = next((answer for answer in solved if known(answer.residual) is not None), None)
     if one is not None:
         damping = known(result.damping)
         added = "" if damping is None else f" with {number(damping)} added to the curvature"
@@ -105,8 +107,7 @@ def _table(rows: Sequence[HyperparameterAnswers], result: HypergradResult, style
     columns = [
         Column("hyperparameter", left=True),
         Column("now"),
-        *([Column(ahead), Column("±")] if ahead else []),
-        Column("settled"),
+        *([Column(ahead), Column("±"), Column("settled")] if ahead else [Column("settled"), Column("±")]),
         Column("advice", left=True),
     ]
     cells = []
@@ -116,13 +117,12 @@ def _table(rows: Sequence[HyperparameterAnswers], result: HypergradResult, style
             (answer for method in AHEAD if (answer := one.by(method)) and known(answer.gradient) is not None), None
         )
         far = next((answer for answer in one.answers if answer.method not in AHEAD), None)
-        near_cells = [_times(near, "gradient", move), _times(near, "stderr", move)] if ahead else []
+        shown = [(near, "gradient"), (near, "stderr"), (far, "gradient")]
         cells.append(
             (
                 title(one.name, one.scope),
                 one.value,
-                *near_cells,
-                _times(far, "gradient", move),
+                *(_times(*each, move) for each in (shown if ahead else [(far, "gradient"), (far, "stderr")])),
                 Text(one.direction or "", _COLOURS.get(one.direction or "", "")),
             )
         )

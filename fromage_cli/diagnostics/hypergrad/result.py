@@ -30,9 +30,9 @@ class MethodAnswer:
     metasmoothness: float | Missing
     """Cosine between the changes of the weights under a first and a second half of the move."""
     iterations: int | Missing
-    """Products with the curvature."""
+    """Products with the curvature; of `delta-stn` gradients of the linearised loss."""
     residual: float | Missing
-    """||(C + R + mu) x - b|| / ||b||."""
+    """||(C + R + mu) x - b|| / ||b||; of `delta-stn` the relative change of the answers in its last round."""
     negative_curvature: bool | Missing
     """Whether C + R + mu has a negative eigenvalue, so that weights would not settle there."""
     less_damped: float | Missing

@@ -1,7 +1,8 @@
 """The answer of self-tuning networks: a hypernetwork learns how weights follow hyperparameters, and is then derived.
 
 Of each tensor, dW = diag(A dh) W_resp with dh a change of ln(hyperparameter): centred, so that it is 0 at the
-checkpoint, and gated by rows; of a bias likewise.
+checkpoint, and gated by rows; of a bias likewise. Each dh has a unit of its own in which all pull equally hard at the
+weights: else the fit would follow the strongest alone.
 A and W_resp are fitted to the training loss of the network, linearised at the checkpoint. The changes dh are small and
 come in pairs, dh and -dh. With one hyperparameter every dW can be reached,
 so that this is the Gauss-Newton answer; with several that answer restricted to the family.
@@ -26,7 +27,7 @@ from fromage_cli.probes.hypergradients.validation import Validation
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, gauss_newton
 from fromage_cli.problem.evaluation.linearised_loss import linearised_losses
 from fromage_cli.problem.losses.hyperparameters import training_loss
-from fromage_cli.theory.accumulation import inner_product, squared_norm
+from fromage_cli.theory.accumulation import inner_product, norm, squared_norm
 
 SIGMA = 0.05
 """Size of a change of ln(hyperparameter), so small that the loss is quadratic in what it does."""
@@ -48,12 +49,14 @@ class DeltaSTN:
 
     gradients: dict[tuple[str, str], float]
     """Derivative of the validation loss per unit, by name and scope of the hyperparameter."""
+    by_part: dict[tuple[str, str], list[float]]
+    """The same of each part of the validation rows."""
     start_loss: float
     """Validation loss at the checkpoint."""
     passes: int
     """Gradients of the linearised loss, each for all changes together."""
-    converged: bool
-    """Whether the derivatives settled within the draws."""
+    unsettled: float
+    """Relative change of the derivatives in the last draw: up to the tolerance where the fit has settled."""
 
 
 class Hypernetwork:
@@ -105,6 +108,10 @@ class DeltaFit:
         self.hyperparameters = [one for one in hyperparameters if one.place in ("decay", "loss")]
         self.generator = torch.Generator().manual_seed(seed)
         self.weights = response.space.flat(response.space.weights)
+        self.forces = [response.force(one, 1) * (one.value or 1.0) for one in self.hyperparameters]
+        pulls = [norm(force) for force in self.forces]
+        weakest = min((pull for pull in pulls if pull > 0.0), default=1.0)
+        self.units = [weakest / pull if pull > 0.0 else 1.0 for pull in pulls]
         self.damping = damping * response.spread(dict.fromkeys(response.values.rates, 1.0))
         self.network = Hypernetwork(response.space, len(self.hyperparameters), self.first_step(), seed)
 
@@ -114,7 +121,7 @@ class DeltaFit:
         Raises NumericalError where the loss is not finite. A limit, or derivatives that do not settle, interrupts it.
         """
         loss, gradient = self.response.validation_gradient(validation)
-        found = self._derivatives(gradient)
+        found, unsettled = self._derivatives(gradient), math.inf
         stopped: FromageError | None = None
         try:
             self.objective(self.draw())
@@ -123,7 +130,8 @@ class DeltaFit:
             self.factor = 1.0 / (steepness or 1.0)  # L-BFGS takes curvature that is far below 1 for none
             for _ in range(rounds):
                 before, found = found, self._fitted(gradient)
-                if math.dist(before, found) <= TOLERANCE * math.hypot(*found):
+                unsettled = math.dist(before, found) / (math.hypot(*found) or 1.0)
+                if unsettled <= TOLERANCE:
                     break
             else:
                 stopped = NumericalError(
@@ -132,16 +140,23 @@ class DeltaFit:
                 )
         except ResourceError as limit:
             stopped = limit
-        gradients = {(one.name, one.scope): value for one, value in zip(self.hyperparameters, found, strict=True)}
-        result = DeltaSTN(gradients, loss, self.passes, stopped is None)
+        parts = [Validation(validation.problem.on(batch), (batch,)) for batch in validation.parts]
+        by_part = [self._derivatives(self.response.validation_gradient(part)[1]) for part in parts]
+        result = DeltaSTN(
+            {key: slope for key, (slope,) in self._per_unit([found]).items()},
+            self._per_unit(by_part),
+            loss,
+            self.passes,
+            unsettled,
+        )
         return result if stopped is None else Interrupted(result, stopped)
 
     def first_step(self) -> Tensor:
-        """How far steepest descent would first move each weight, for changes of 1 in all logarithms together, [n]."""
+        """How far steepest descent would first move each weight, for changes of all hyperparameters by a unit, [n]."""
         response = self.response
         force = torch.zeros_like(self.weights)
-        for one in self.hyperparameters:
-            force.add_(response.force(one, 1).square(), alpha=(one.value or 1.0) ** 2)
+        for one, unit in zip(self.forces, self.units, strict=True):
+            force.addcmul_(one, one, value=unit**2)
         force.sqrt_()
         with gauss_newton(response.problem, response.space) as product:
             held_back = response.spread(response.values.decays) + self.damping
@@ -197,22 +212,25 @@ class DeltaFit:
         return total
 
     def values_under(self, change: Tensor) -> Values:
-        """The hyperparameters under a change of logarithms, or of the value of one that is 0."""
+        """The hyperparameters under a change of logarithms, or of the value of one that is 0; each in its unit."""
         found = self.response.values
-        for one, amount in zip(self.hyperparameters, change.tolist(), strict=True):
-            found = found.moved(one, math.expm1(amount) if one.value else amount)
+        for one, unit, amount in zip(self.hyperparameters, self.units, change.tolist(), strict=True):
+            found = found.moved(one, math.expm1(unit * amount) if one.value else unit * amount)
         return found
 
+    def _per_unit(self, rows: Sequence[Sequence[float]]) -> dict[tuple[str, str], list[float]]:
+        """Derivatives in the units of the fit as those by the hyperparameters themselves."""
+        return {
+            (one.name, one.scope): [row[index] / (unit * (one.value or 1.0)) for row in rows]
+            for index, (one, unit) in enumerate(zip(self.hyperparameters, self.units, strict=True))
+        }
+
     def _derivatives(self, gradient: Tensor) -> list[float]:
-        """Of the validation loss per unit of each hyperparameter."""
-        found = []
-        for index, one in enumerate(self.hyperparameters):
-            change = torch.zeros(len(self.hyperparameters)).to(self.weights)
-            change[index] = 1.0
-            with torch.no_grad():
-                moved = self.response.space.flat(self.network.moved(change))
-            found.append(inner_product(gradient, moved) / (one.value or 1.0))
-        return found
+        """Of the validation loss by each hyperparameter, in its unit."""
+        with torch.no_grad():
+            changes = torch.eye(len(self.hyperparameters)).to(self.weights)
+            moves = [self.response.space.flat(self.network.moved(change)) for change in changes]
+        return [inner_product(gradient, moved) for moved in moves]
 
 
 def measure_conditioning(

@@ -93,6 +93,11 @@ SENTENCES: list[tuple[Callable[[Make], HyperparameterAnswers], str, str]] = [
         "Do not act on weight decay: the curvature is negative somewhere, so training has not settled.",
     ),
     (
+        lambda make: implicit(make(), residual=0.03),
+        "unclear",
+        "Do not act on weight decay: the solve has not settled (residual 0.03).",
+    ),
+    (
         lambda make: implicit(make(), less_damped=0.1),
         "unclear",
         "Do not act on weight decay: the sign depends on the damping.",
