@@ -40,7 +40,7 @@ from models import char_gpt, convnet  # noqa: E402  # in the samples' folder
 from splits import Split, characters, digit_images  # noqa: E402
 
 Rows = tuple[Tensor, Tensor]
-MOVE, OTHER_ORDERS = 0.1, 4
+MOVE = 0.1
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,15 @@ class Sample:
     rows: int
     steps: tuple[int, ...]
     moved: tuple[str, ...]
+    others: int
+    """Orders of batches beside that of the advice."""
 
 
 SAMPLES_USED = {
-    "convnet-sgd": Sample(convnet, digit_images, 64, (330, 990, 1650, 2310, 2970), ("weight-decay", "label-smoothing")),
-    "char-gpt": Sample(char_gpt, characters, 32, (100, 400, 860), ("weight-decay", "label-smoothing", "dropout")),
+    "convnet-sgd": Sample(
+        convnet, digit_images, 64, (330, 990, 1650, 2310, 2970), ("weight-decay", "label-smoothing"), 12
+    ),
+    "char-gpt": Sample(char_gpt, characters, 32, (100, 400, 860), ("weight-decay", "label-smoothing", "dropout"), 4),
 }
 NOW = {"label-smoothing": 0.1, "dropout": 0.1}
 
@@ -184,7 +188,8 @@ def main() -> None:
         x, y = SAMPLES_USED[case.sample].split().held_out
         told = advice(case, asked.steps, case.order, (x[::2], y[::2]))
         judges = x[1::2], y[1::2]
-        orders = [case.order, *(100 + OTHER_ORDERS * case.order + other for other in range(OTHER_ORDERS))]
+        others = SAMPLES_USED[case.sample].others
+        orders = [case.order, *(100 + others * case.order + other for other in range(others))]
         acted = [
             [trained(case, asked.steps, seed, 1.0 + sign * MOVE, judges) for sign in (-1.0, 1.0)] for seed in orders
         ]

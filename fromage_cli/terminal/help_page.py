@@ -15,6 +15,7 @@ RARE = frozenset(
         *(
             "nesterov",
             "decoupled",
+            "dropout_by_module",
             "probe_budget",
             "warm",
             "sharpness",

@@ -16,7 +16,7 @@ from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.hypergradients.continued import Continued
 from fromage_cli.probes.hypergradients.delta_stn import DeltaSTN
 from fromage_cli.probes.hypergradients.differentiable_step import through_a_sign
-from fromage_cli.probes.hypergradients.hyperparameters import Hyperparameter, Values
+from fromage_cli.probes.hypergradients.hyperparameters import EVERYWHERE, Hyperparameter, Values
 from fromage_cli.probes.hypergradients.implicit import AUTO, Derivatives, Implicit
 from fromage_cli.probes.hypergradients.unrolled import Unrolled
 
@@ -44,6 +44,14 @@ class Request:
     """In mean eigenvalues of the curvature."""
     only: str | None = None
     """The one hyperparameter that continued runs move; None moves each."""
+    dropout_by_module: bool = False
+    """Whether the dropout of each module is moved by itself too."""
+
+    def moves(self, one: Hyperparameter) -> bool:
+        """Whether it is moved and advised on: a whole and a group, and a module's dropout where that is asked for."""
+        if one.place == "dropout" and self.dropout_by_module:
+            return True
+        return one.place != "rate" and (one.scope == EVERYWHERE or one.scope.startswith("group:"))
 
 
 @dataclass

@@ -78,6 +78,7 @@ def command(
         in_loss,
         settled="gauss-newton" if ahead else asked.kind or "gauss-newton",
         horizon=asked.horizon if asked.kind == "source" else None,
+        dropout_by_module=asked.dropout_by_module,
         damping=AUTO if asked.damping_factor == "auto" else asked.damping_factor,
     )
     if run.estimate:

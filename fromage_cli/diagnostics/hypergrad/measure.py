@@ -72,7 +72,7 @@ class _Search:
             steps, self.validation, found.values, lambda draw: self._batches(draw).batches, self.advance
         )
         for one in self.asked:
-            if one.leads and found.request.only in (None, one.name):
+            if found.request.moves(one) and found.request.only in (None, one.name):
                 evaluations.doing = f"training on with {one.name} moved"
                 try:
                     found.continued[one.name, one.scope] = runs.measure(one)
@@ -119,7 +119,7 @@ class _Search:
         if asked.settled == DELTA_STN and error is None:
             error = self._fit_hypernetwork(response, implicit.answer.damping or 0.0)
         for one in self.asked if not asked.steps else ():
-            if one.leads and error is None:
+            if asked.moves(one) and error is None:
                 parts, error = found_of(response.by_part(one, implicit.answer.damping or 0.0))
                 method = "gauss-newton" if asked.settled == DELTA_STN else asked.settled
                 found.settled_stderr[method, one.name, one.scope] = self._spread(one, implicit, parts)
@@ -129,7 +129,7 @@ class _Search:
     def _fit_hypernetwork(self, solved: ImplicitResponse, damping: float) -> FromageError | None:
         """Runs Delta-STN, and gives the error that ended it early."""
         self.training.evaluations.doing = "fitting the hypernetwork of Delta-STN"
-        moved = [one for one in self.asked if one.leads and one.scope == EVERYWHERE]
+        moved = [one for one in self.asked if self.found.request.moves(one) and one.scope == EVERYWHERE]
         fit = DeltaFit(solved.response, moved, damping=damping, seed=self.training.seed, advance=self.advance)
         fitted, error = found_of(fit.measure(self.validation))
         self.found.fitted = fitted
@@ -156,7 +156,7 @@ class _Search:
         listed = []
         for one in self.asked:
             answers = found.answers(one)
-            listed.append(advised(answers, self.val_loss, known(after)) if one.leads else answers)
+            listed.append(advised(answers, self.val_loss, known(after)) if found.request.moves(one) else answers)
         return HypergradResult(
             train_loss=base.loss,
             val_loss=self.val_loss,

@@ -53,6 +53,10 @@ class HypergradOptions:
         float | None,
         typer.Option("--dropout", metavar="P", help="Dropout now, as 0.1, wherever the network drops."),
     ] = None
+    dropout_by_module: Annotated[
+        bool,
+        typer.Option("--dropout-by-module", help="Move the dropout of each module too; eight runs for each."),
+    ] = False
     damping: Annotated[
         str,
         typer.Option(

@@ -22,6 +22,7 @@ from fromage_cli.missing import Interrupted
 from fromage_cli.probes.curvature.krylov_function import KrylovSpace
 from fromage_cli.probes.hypergradients.conditioning import Conditioning
 from fromage_cli.probes.hypergradients.hyperparameters import Hyperparameter, Values
+from fromage_cli.probes.hypergradients.implicit import DRAWS
 from fromage_cli.probes.hypergradients.response import Response
 from fromage_cli.probes.hypergradients.validation import Validation
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, gauss_newton
@@ -102,13 +103,13 @@ class DeltaFit:
         seed: int = 0,
         advance: Callable[[], None] = lambda: None,
     ) -> None:
-        """`hyperparameters`: of weight decay and of the loss; `damping`: absolute, as in the implicit answer."""
+        """`hyperparameters`: not the learning rate; `damping`: absolute, as in the implicit answer."""
         self.response, self.sigma, self.advance, self.passes = response, sigma, advance, 0
         self.factor = 1.0
-        self.hyperparameters = [one for one in hyperparameters if one.place in ("decay", "loss")]
+        self.hyperparameters = hyperparameters
         self.generator = torch.Generator().manual_seed(seed)
         self.weights = response.space.flat(response.space.weights)
-        self.forces = [response.force(one, 1) * (one.value or 1.0) for one in self.hyperparameters]
+        self.forces = [response.force(one, DRAWS) * (one.value or 1.0) for one in hyperparameters]
         pulls = [norm(force) for force in self.forces]
         weakest = min((pull for pull in pulls if pull > 0.0), default=1.0)
         self.units = [weakest / pull if pull > 0.0 else 1.0 for pull in pulls]
@@ -202,6 +203,9 @@ class DeltaFit:
         for held, move, (value, slope) in zip(values, moves, found, strict=True):
             flat, decay = space.flat(move), response.spread(held.decays)
             force = (decay - response.spread(now.decays)) * self.weights
+            for one, pull in zip(self.hyperparameters, self.forces, strict=True):
+                if one.place == "dropout":  # whose masks act through the mean gradient
+                    force.add_(pull, alpha=held.dropout[one.members[0]] / now.dropout[one.members[0]] - 1.0)
             held_back = (decay + self.damping) * flat
             total += share * (value + inner_product(force, flat) + 0.5 * inner_product(held_back, flat))
             torch.autograd.backward(move, [share * part for part in space.split(slope + force + held_back)])

@@ -58,11 +58,6 @@ class Hyperparameter:
     members: tuple[str, ...]
     """Tensors, places that drop, or its name in the loss."""
 
-    @property
-    def leads(self) -> bool:
-        """Whether there may be advice on it: not on single tensors and modules, and not on the learning rate."""
-        return self.place != "rate" and (self.scope == EVERYWHERE or self.scope.startswith("group:"))
-
     def per_unit(self, derivatives: Mapping[str, float], values: Values) -> float:
         """The derivative by its value, its members keeping their ratios: from those by each member."""
         if not self.value:

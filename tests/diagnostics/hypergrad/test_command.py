@@ -23,6 +23,9 @@ def build():
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(8, 12), nn.Tanh(), nn.Dropout(0.2), nn.Linear(12, 3))
 
+def twice():
+    return nn.Sequential(nn.Linear(8, 12), nn.Tanh(), nn.Dropout(0.2), nn.Linear(12, 3), nn.Dropout(0.2))
+
 def plain():
     return nn.Sequential(nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, 3))
 
@@ -156,6 +159,18 @@ def test_groups_are_moved_too(run: Run, home: Path) -> None:
     assert whole["continued"]["log_gradient"] == pytest.approx(moved, rel=0.05)
     advised = {one["scope"]: one["advised_by"] for one in envelope["result"]["hyperparameters"] if one["advice"]}
     assert advised["group:0"] == advised["group:1"] == "continued"
+
+
+def test_dropout_of_each_module(run: Run, home: Path) -> None:
+    """Each moved by itself; to first order, their derivatives are those of all together."""
+    dropping = (*VALIDATED, "--model", "network.py:twice", "--method", "unroll:2", "--dropout-by-module", "--json")
+    envelope = json.loads(run(*dropping)[1])
+    whole, *parts = (answers(envelope, "dropout", scope)["continued"] for scope in ("all", "2.p", "4.p"))
+    assert all(part["draws"] == 4 and part["stderr"] > 0.0 for part in parts)
+    moved = sum(part["log_gradient"] for part in parts)
+    assert whole["log_gradient"] == pytest.approx(moved, abs=0.3 * abs(moved) + whole["stderr"] * 0.2)
+    plain = json.loads(run(*[each for each in dropping if each != "--dropout-by-module"])[1])
+    assert "continued" not in answers(plain, "dropout", "2.p")
 
 
 def test_numbers_of_the_users_loss(run: Run, home: Path) -> None:

@@ -13,6 +13,7 @@ from fromage_cli.missing import Interrupted
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.hypergradients.delta_stn import DeltaFit, DeltaSTN, measure_conditioning
 from fromage_cli.probes.hypergradients.hyperparameters import Hyperparameter, hyperparameters, values_of
+from fromage_cli.probes.hypergradients.implicit import DRAWS
 from fromage_cli.probes.hypergradients.response import Response
 from fromage_cli.probes.hypergradients.validation import Validation, validation_parts
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
@@ -101,6 +102,17 @@ def test_with_one_hyperparameter_it_is_the_gauss_newton_answer(
     _, gradient = response.validation_gradient(rows)
     expected = -float(torch.linalg.solve(dense(response), gradient) @ response.decay_force)
     assert found.gradients == {("weight-decay", "all"): pytest.approx(expected, rel=0.01)}
+
+
+def test_dropout_acts_through_the_mean_gradient(make_problem: Maker, network: nn.Sequential) -> None:
+    """With the same draws of masks it is the Gauss-Newton answer to a change of the dropout rate."""
+    network.insert(2, nn.Dropout(0.3))
+    response, rows, (_, _, dropout) = setting(make_problem, network)
+    found = DeltaFit(response, [dropout]).measure(rows)
+    assert isinstance(found, DeltaSTN) and found.unsettled <= 1e-3
+    _, gradient = response.validation_gradient(rows)
+    expected = -float(torch.linalg.solve(dense(response), gradient) @ response.force(dropout, DRAWS))
+    assert found.gradients == {("dropout", "all"): pytest.approx(expected, rel=0.01)}
 
 
 def test_large_changes_give_another_answer(make_problem: Maker, network: nn.Sequential) -> None:
