@@ -16,6 +16,7 @@ RARE = frozenset(
             "nesterov",
             "decoupled",
             "dropout_by_module",
+            "damping",
             "probe_budget",
             "warm",
             "sharpness",
