@@ -71,10 +71,11 @@ def _advise(found: HyperparameterAnswers, val_loss: float, after: float | None) 
     doubt = _doubt(found, answer)
     if answer.horizon is not None and after is not None and after > DIVERGED * abs(val_loss):
         doubt = f"in these steps the validation loss rises from {number(val_loss)} to {number(after)}"
-    by = answer.method
-    if doubt is not None:
+    by, worth = answer.method, NEGLIGIBLE * abs(val_loss)
+    small = abs(change) < worth
+    if doubt is not None and not (small and stderr is not None and SURE * stderr * move < worth):
         return Advice(by, "unclear", f"Do not act on {what}: {doubt}.", change)
-    if abs(change) < NEGLIGIBLE * abs(val_loss):
+    if small:
         words = f"{number(move)} more or less changes the validation loss by {number(abs(change))} only"
         return Advice(by, "keep", f"Leave {what} at {number(found.value)}: {words}.", change)
     spread = "" if stderr is None else f" ± {_rounded(stderr * move, change)}"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from fromage_cli.diagnostics.hypergrad.advice import title
+from fromage_cli.diagnostics.hypergrad.advice import SURE, title
 from fromage_cli.diagnostics.hypergrad.result import CONTINUED, UNROLL, HypergradResult
 from fromage_cli.findings import Finding
 from fromage_cli.missing import known
@@ -36,7 +36,9 @@ def _apart(result: HypergradResult) -> Iterator[Finding]:
         slope, moved = one.by(UNROLL), one.by(CONTINUED)
         first = known(slope.gradient) if slope is not None else None
         second = known(moved.gradient) if moved is not None else None
-        if first is None or second is None or abs(first - second) <= APART * max(abs(first), abs(second)):
+        if first is None or second is None or moved is None:
+            continue
+        if abs(first - second) <= max(APART * max(abs(first), abs(second)), SURE * (known(moved.stderr) or 0.0)):
             continue
         yield Finding(
             code="derivative-does-not-reach",

@@ -15,7 +15,7 @@ from fromage_cli.diagnostics.hypergrad.result import (
     HyperparameterAnswers,
     MethodAnswer,
 )
-from fromage_cli.missing import known
+from fromage_cli.missing import Missing, known
 from fromage_cli.terminal.answer import PageStyle, Table, records, summary
 from fromage_cli.terminal.page import Fact, facts
 from fromage_cli.terminal.tables import Column, house_table, prose
@@ -63,6 +63,10 @@ def _what_columns_say(result: HypergradResult) -> list[str]:
         hint = "" if known(result.learning_rate) else " For the next steps name --optimizer and --lr."
         return [f"Settled: {settled}.{hint}"]
     ahead = f"In {counted(result.steps, 'step')}: those steps really taken, with the value moved up and down."
+    settled_answers = [a.gradient for one in result.hyperparameters for a in one.answers if a.method not in AHEAD]
+    missing = [gradient for gradient in settled_answers if isinstance(gradient, Missing)]
+    if missing and len(missing) == len(settled_answers):
+        return [ahead, f"Settled is not known: {missing[0].words.rstrip('.')}."]
     return [ahead, f"Settled: {settled}. The advice follows the steps, which were really taken."]
 
 

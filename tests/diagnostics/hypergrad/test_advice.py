@@ -53,6 +53,11 @@ SENTENCES: list[tuple[Callable[[Make], HyperparameterAnswers], str, str]] = [
         "Leave weight decay of group 1 at 0.1: 0.01 more or less changes the validation loss by 0.0001 only.",
     ),
     (
+        lambda make: make(slope=-1e-5, stderr=1e-5),
+        "keep",
+        "Leave weight decay at 0.1: 0.01 more or less changes the validation loss by 1e-07 only.",
+    ),
+    (
         lambda make: make("dropout", stderr=0.3),
         "unclear",
         "Do not act on dropout: the validation rows do not tell the sign (-0.004 ± 0.003 for 10 %).",

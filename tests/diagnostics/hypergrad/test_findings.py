@@ -29,5 +29,11 @@ def test_a_derivative_that_does_not_reach(make_result: MakeResult, make_answers:
         assert codes == (["derivative-does-not-reach"] if said else [])
 
 
+def test_a_gap_within_the_noise_is_not_said(make_result: MakeResult, make_answers: MakeAnswers) -> None:
+    one = advised(make_answers("l1", stderr=0.3), 2.0)
+    apart = replace(one, answers=(replace(one.answers[0], gradient=0.1), *one.answers[1:]))
+    assert judge(make_result(hyperparameters=(apart,))) == ()
+
+
 def test_nothing_is_found_where_nothing_is_known(make_result: MakeResult) -> None:
     assert judge(make_result(hyperparameters=())) == ()

@@ -7,7 +7,7 @@ import pytest
 
 from fromage_cli.diagnostics.hypergrad.render import advise, answers_table, header, headline, render
 from fromage_cli.diagnostics.hypergrad.result import HypergradResult
-from fromage_cli.missing import LEARNING_RATE_UNKNOWN, LIMIT_REACHED
+from fromage_cli.missing import LEARNING_RATE_UNKNOWN, LIMIT_REACHED, Missing, Why
 from tests.diagnostics.pages import compare, drawn
 
 MakeResult = Callable[..., HypergradResult]
@@ -27,6 +27,16 @@ def test_the_page_under_verbose_with_every_row(make_result: MakeResult) -> None:
 def test_without_steps_there_is_no_column_for_them(make_result: MakeResult) -> None:
     result = make_result(steps=None, val_loss_after=LEARNING_RATE_UNKNOWN, learning_rate=LEARNING_RATE_UNKNOWN)
     assert "in 50 steps" not in page(result) and "settled" in page(result)
+
+
+def test_why_no_resting_point_is_known(make_result: MakeResult) -> None:
+    result, missing = make_result(), Missing(Why.NO_STATE, "it takes Adam's second moments")
+    without = [
+        replace(one, answers=(*one.answers[:2], replace(one.answers[2], gradient=missing)))
+        for one in result.hyperparameters
+    ]
+    text = page(replace(result, hyperparameters=tuple(without)))
+    assert "Settled is not known: it takes Adam's second moments." in text
 
 
 def test_the_header(make_result: MakeResult) -> None:
