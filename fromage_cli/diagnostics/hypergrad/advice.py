@@ -89,6 +89,11 @@ def _advise(found: HyperparameterAnswers, val_loss: float, after: float | None) 
     return Advice(by, direction, f"{direction.capitalize()} {what}: {sign}10 % should lower {size}.", change)
 
 
+def noise(answer: MethodAnswer) -> float:
+    """What a derivative may be off by, at 95 %: 0 where no standard error is known."""
+    return (SURE if (known(answer.draws) or 1) == 1 else SURE_OF_FEW) * (known(answer.stderr) or 0.0)
+
+
 def _leading(found: HyperparameterAnswers) -> MethodAnswer | None:
     """The answer that the advice rests on: what a real change did, else a derivative, the next steps first."""
     for method in (CONTINUED, UNROLL, *(answer.method for answer in found.answers)):
@@ -105,7 +110,7 @@ def _doubt(found: HyperparameterAnswers, answer: MethodAnswer) -> str | None:
     if not math.isfinite(slope):
         return "the validation loss is not finite"
     draws = known(answer.draws) or 1
-    if stderr is not None and abs(slope) < (SURE if draws == 1 else SURE_OF_FEW) * stderr:
+    if stderr is not None and abs(slope) < noise(answer):
         told = "the validation rows do" if draws == 1 else f"{draws} random repeats do"
         move = move_of(found.value)
         return (

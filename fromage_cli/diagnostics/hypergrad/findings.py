@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from fromage_cli.diagnostics.hypergrad.advice import SURE, title
+from fromage_cli.diagnostics.hypergrad.advice import noise, title
 from fromage_cli.diagnostics.hypergrad.result import CONTINUED, UNROLL, HypergradResult
 from fromage_cli.findings import Finding
 from fromage_cli.missing import known
@@ -38,7 +38,7 @@ def _apart(result: HypergradResult) -> Iterator[Finding]:
         second = known(moved.gradient) if moved is not None else None
         if first is None or second is None or moved is None:
             continue
-        if abs(first - second) <= max(APART * max(abs(first), abs(second)), SURE * (known(moved.stderr) or 0.0)):
+        if abs(first - second) <= max(APART * max(abs(first), abs(second)), noise(moved)):
             continue
         yield Finding(
             code="derivative-does-not-reach",

@@ -111,7 +111,7 @@ def _table(rows: Sequence[HyperparameterAnswers], result: HypergradResult, style
     columns = [
         Column("hyperparameter", left=True),
         Column("now"),
-        *([Column(ahead), Column("±"), Column("settled")] if ahead else [Column("settled"), Column("±")]),
+        *([Column(ahead), Column("±"), Column("settled", optional=1)] if ahead else [Column("settled"), Column("±")]),
         Column("advice", left=True),
     ]
     cells = []
