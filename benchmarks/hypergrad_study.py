@@ -176,7 +176,7 @@ def main() -> None:
     """Add a line for each case that the file does not hold."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "hypergrad.jsonl")
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "hypergrad_study.jsonl")
     parser.add_argument("--sample", choices=SAMPLES_USED, help="This one only.")
     asked = parser.parse_args()
     torch.set_num_threads(1)

@@ -13,7 +13,7 @@ SURE = 2.0
 """Standard errors over validation rows that a derivative must differ from 0 by."""
 SURE_OF_FEW = 3.2
 """The same over a few draws: Student's t of 95 % for four."""
-NEGLIGIBLE = 1e-4
+NEGLIGIBLE = 5e-4
 """Change of the validation loss, over the loss, that is not worth acting on."""
 DIVERGED = 10.0
 """Validation loss after the steps, over that before, from which on training has gone wrong in them."""

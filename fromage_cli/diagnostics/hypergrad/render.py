@@ -175,7 +175,7 @@ def advise(result: HypergradResult) -> str:
     unclear = [one.advice for one in result.hyperparameters if one.direction == "unclear" and one.advice]
     if unclear:
         return unclear[0]
-    return "leave them as they are: no move of 10 % changes the validation loss by more than 0.01 %."
+    return "leave them as they are: no move of 10 % changes the validation loss by more than 0.05 %."
 
 
 def answers_table(result: HypergradResult) -> Table:
