@@ -7,18 +7,19 @@ from fromage_cli.diagnostics.hypergrad.result import CONTINUED, UNROLL, Hyperpar
 from fromage_cli.missing import Missing, Why, known
 from fromage_cli.probes.hypergradients.continued import SMOOTH
 from fromage_cli.probes.hypergradients.implicit import TOLERANCE
+from fromage_cli.probes.hypergradients.validation import PARTS
 from fromage_cli.terminal.words import number
+from fromage_cli.theory.students_t import sure
 
-SURE = 2.0
-"""Standard errors over validation rows that a derivative must differ from 0 by."""
-SURE_OF_FEW = 3.2
-"""The same over a few draws: Student's t of 95 % for four."""
 NEGLIGIBLE = 5e-4
 """Change of the validation loss, over the loss, that is not worth acting on."""
+APART = 0.25
+"""Relative gap between two answers from which on they are two."""
 DIVERGED = 10.0
 """Validation loss after the steps, over that before, from which on training has gone wrong in them."""
 MOVE, FROM_ZERO = 0.1, 0.01
 """What the advice speaks of: a tenth of the value, or this much where it is 0."""
+PROBABILITIES = ("dropout", "label-smoothing")
 TITLES = {"weight-decay": "weight decay", "label-smoothing": "label smoothing", "dropout": "dropout"}
 Decision = tuple[str, str]
 """A direction, and the reason where there is none."""
@@ -40,9 +41,14 @@ def title(name: str, scope: str = "all") -> str:
     return called if scope == "all" else f"{called} of {scope.replace(':', ' ')}"
 
 
-def advised(found: HyperparameterAnswers, val_loss: float, after: float | None = None) -> HyperparameterAnswers:
-    """The same with the advice that its answers allow; `after`: the validation loss after the further steps."""
-    advice = _advise(found, val_loss, after)
+def advised(
+    found: HyperparameterAnswers, val_loss: float, after: float | None = None, parts: int = PARTS
+) -> HyperparameterAnswers:
+    """The same with the advice that its answers allow.
+
+    `after`: the validation loss after the further steps; `parts`: of the validation rows, in standard errors.
+    """
+    advice = _advise(found, val_loss, after, parts)
     return replace(
         found,
         advised_by=advice.advised_by,
@@ -52,12 +58,15 @@ def advised(found: HyperparameterAnswers, val_loss: float, after: float | None =
     )
 
 
-def move_of(value: float) -> float:
-    """How far the advice moves a hyperparameter."""
-    return MOVE * value if value else FROM_ZERO
+def move_of(found: HyperparameterAnswers) -> float:
+    """How far the advice moves a hyperparameter, either way; a probability stays below 1."""
+    value = found.value
+    if not value:
+        return FROM_ZERO
+    return min(MOVE * value, 0.5 * (1.0 - value)) if found.name in PROBABILITIES else MOVE * abs(value)
 
 
-def _advise(found: HyperparameterAnswers, val_loss: float, after: float | None) -> Advice:
+def _advise(found: HyperparameterAnswers, val_loss: float, after: float | None, parts: int) -> Advice:
     answer = _leading(found)
     what = title(found.name, found.scope)
     if answer is None:
@@ -66,32 +75,46 @@ def _advise(found: HyperparameterAnswers, val_loss: float, after: float | None) 
         return Advice(None, "unclear", f"Nothing is known of {what}: {reason}.", missing)
     slope = known(answer.gradient)
     assert slope is not None  # by `_leading`
-    stderr, move = known(answer.stderr), move_of(found.value)
-    change = -abs(slope) * move
-    doubt = _doubt(found, answer)
+    move, stderr, by = move_of(found), known(answer.stderr), answer.method
+    change, worth = -abs(slope) * move, NEGLIGIBLE * abs(val_loss)
+    doubt = _doubt(found, answer, parts)
     if answer.horizon is not None and after is not None and after > DIVERGED * abs(val_loss):
         doubt = f"in these steps the validation loss rises from {number(val_loss)} to {number(after)}"
-    by, worth = answer.method, NEGLIGIBLE * abs(val_loss)
     small = abs(change) < worth
-    if doubt is not None and not (small and stderr is not None and SURE * stderr * move < worth):
-        return Advice(by, "unclear", f"Do not act on {what}: {doubt}.", change)
+    if doubt is not None and not (small and stderr is not None and noise(answer, parts) * move < worth):
+        return Advice(by, "unclear", f"Do not act on {what}: {doubt}.", Missing(Why.INDISTINCT, doubt))
     if small:
         words = f"{number(move)} more or less changes the validation loss by {number(abs(change))} only"
-        return Advice(by, "keep", f"Leave {what} at {number(found.value)}: {words}.", change)
+        return Advice(by, "keep", f"Leave {what} at {number(found.value)}: {words}.", change + 0.0)
     spread = "" if stderr is None else f" ± {_rounded(stderr * move, change)}"
     when = "once training has settled" if answer.horizon is None else f"after {answer.horizon} more steps"
     size = f"the validation loss by {_rounded(abs(change), change)}{spread} {when}"
+    expected: float | Missing = change
+    if _depends_on_damping(answer, slope):
+        size = f"the validation loss {when}; the damping decides by how much"
+        expected = Missing(Why.INDISTINCT, "it depends on the damping")
+    if not found.value and slope > 0.0:
+        expected = expected if isinstance(expected, Missing) else -expected
+        return Advice(by, "keep", f"Leave {what} at 0: {number(FROM_ZERO)} of it would raise {size}.", expected)
     if not found.value:
-        if slope > 0.0:
-            return Advice(by, "keep", f"Leave {what} at 0: {number(FROM_ZERO)} of it would raise {size}.", change)
-        return Advice(by, "raise", f"Add {what}: {number(FROM_ZERO)} of it should lower {size}.", change)
+        return Advice(by, "raise", f"Add {what}: {number(FROM_ZERO)} of it should lower {size}.", expected)
     direction, sign = ("raise", "+") if slope < 0.0 else ("lower", "−")
-    return Advice(by, direction, f"{direction.capitalize()} {what}: {sign}10 % should lower {size}.", change)
+    return Advice(
+        by, direction, f"{direction.capitalize()} {what}: {sign}{_amount(found)} should lower {size}.", expected
+    )
 
 
-def noise(answer: MethodAnswer) -> float:
+def _amount(found: HyperparameterAnswers) -> str:
+    """How far the advice moves it, in words."""
+    move = move_of(found)
+    return "10 %" if found.value > 0.0 and move == MOVE * found.value else number(move)
+
+
+def noise(answer: MethodAnswer, parts: int) -> float:
     """What a derivative may be off by, at 95 %: 0 where no standard error is known."""
-    return (SURE if (known(answer.draws) or 1) == 1 else SURE_OF_FEW) * (known(answer.stderr) or 0.0)
+    draws = known(answer.draws) or 1
+    stderr = known(answer.stderr)
+    return 0.0 if stderr is None else sure(min(parts, draws) if draws > 1 and parts > 1 else max(parts, draws)) * stderr
 
 
 def _leading(found: HyperparameterAnswers) -> MethodAnswer | None:
@@ -103,27 +126,32 @@ def _leading(found: HyperparameterAnswers) -> MethodAnswer | None:
     return None
 
 
-def _doubt(found: HyperparameterAnswers, answer: MethodAnswer) -> str | None:
+def _doubt(found: HyperparameterAnswers, answer: MethodAnswer, parts: int) -> str | None:
     """Why the answer is not to be acted on; None where it may be."""
-    slope, stderr, smooth = known(answer.gradient), known(answer.stderr), known(answer.metasmoothness)
+    slope, smooth, moved = known(answer.gradient), known(answer.metasmoothness), found.by(CONTINUED)
     assert slope is not None
-    if not math.isfinite(slope):
-        return "the validation loss is not finite"
+    if moved is not None and isinstance(moved.gradient, Missing):
+        words = moved.gradient.words.rstrip(".")
+        return f"with it moved, {words[:1].lower()}{words[1:]}"
+    if (doubt := _doubt_of_solve(answer, slope)) is not None:
+        return doubt
+    if isinstance(answer.stderr, Missing):
+        return f"its standard error is not known ({answer.stderr.words})"
     draws = known(answer.draws) or 1
-    if stderr is not None and abs(slope) < noise(answer):
-        told = "the validation rows do" if draws == 1 else f"{draws} random repeats do"
-        move = move_of(found.value)
+    if abs(slope) < noise(answer, parts):
+        told, move = "the validation rows do" if draws == 1 else f"{draws} random repeats do", move_of(found)
         return (
-            f"{told} not tell the sign ({number(slope * move)} ± {number(stderr * move)} for "
-            f"{'10 %' if found.value else number(move)})"
+            f"{told} not tell the sign ({number(slope * move)} ± {number(answer.stderr * move)} for {_amount(found)})"
         )
     if draws == 1 and smooth is not None and smooth < SMOOTH:
         return f"both halves of the move lead apart (cosine {number(smooth)}), so what it does is chance"
-    return _doubt_of_solve(answer, slope)
+    return None
 
 
 def _doubt_of_solve(answer: MethodAnswer, slope: float) -> str | None:
-    """What speaks against an answer for weights at rest; None where nothing does."""
+    """What speaks against an answer before its noise does, most of all one for weights at rest; None: nothing."""
+    if not math.isfinite(slope):
+        return "the validation loss is not finite"
     residual = known(answer.residual)
     if residual is not None and residual > TOLERANCE:
         return f"the solve has not settled (residual {number(residual)})"
@@ -133,6 +161,12 @@ def _doubt_of_solve(answer: MethodAnswer, slope: float) -> str | None:
     if any(other is not None and other * slope < 0.0 for other in others):
         return "the sign depends on the damping"
     return None
+
+
+def _depends_on_damping(answer: MethodAnswer, slope: float) -> bool:
+    """Whether a tenth of the damping, or ten times it, gives a derivative of quite another size."""
+    others = [known(answer.less_damped), known(answer.more_damped)]
+    return any(other is not None and abs(other - slope) > APART * abs(slope) for other in others)
 
 
 def _rounded(value: float, beside: float) -> str:

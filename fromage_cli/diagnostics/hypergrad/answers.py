@@ -17,7 +17,7 @@ from fromage_cli.probes.hypergradients.continued import Continued
 from fromage_cli.probes.hypergradients.delta_stn import DeltaSTN
 from fromage_cli.probes.hypergradients.differentiable_step import through_a_sign
 from fromage_cli.probes.hypergradients.hyperparameters import EVERYWHERE, Hyperparameter, Values
-from fromage_cli.probes.hypergradients.implicit import AUTO, Derivatives, Implicit
+from fromage_cli.probes.hypergradients.implicit import Derivatives, Implicit
 from fromage_cli.probes.hypergradients.unrolled import Unrolled
 
 NOT_ASKED = Missing(Why.NOT_ASKED, "it was not asked for")
@@ -40,8 +40,8 @@ class Request:
     """How to find where training would settle: `gauss-newton`, `hessian`, `source` or `delta-stn`."""
     horizon: int | None = None
     """Steps of `source`."""
-    damping: float = AUTO
-    """In mean eigenvalues of the curvature."""
+    damping: float | None = None
+    """In mean eigenvalues of the curvature; None leaves the choice to the method."""
     only: str | None = None
     """The one hyperparameter that continued runs move; None moves each."""
     dropout_by_module: bool = False

@@ -46,7 +46,6 @@ def command(
     from fromage_cli.diagnostics.hypergrad.validation_rows import validation
     from fromage_cli.probes.cost import gradients
     from fromage_cli.probes.hypergradients.hyperparameters import drop_everywhere
-    from fromage_cli.probes.hypergradients.implicit import AUTO
     from fromage_cli.problem.losses.hyperparameters import LABEL_SMOOTHING
     from fromage_cli.problem.losses.supervised_losses import CrossEntropy
 
@@ -79,7 +78,7 @@ def command(
         settled="gauss-newton" if ahead else asked.kind or "gauss-newton",
         horizon=asked.horizon if asked.kind == "source" else None,
         dropout_by_module=asked.dropout_by_module,
-        damping=AUTO if asked.damping_factor == "auto" else asked.damping_factor,
+        damping=None if asked.damping_factor == "auto" else asked.damping_factor,
     )
     if run.estimate:
         return intake.complete(estimate_answer(estimate(training, rows, rule, state, request)))

@@ -1,15 +1,13 @@
 """What the answers mean beside the advice: codes, limits and words."""
 
+import math
 from collections.abc import Iterator
 
-from fromage_cli.diagnostics.hypergrad.advice import noise, title
+from fromage_cli.diagnostics.hypergrad.advice import APART, noise, title
 from fromage_cli.diagnostics.hypergrad.result import CONTINUED, UNROLL, HypergradResult
 from fromage_cli.findings import Finding
 from fromage_cli.missing import known
 from fromage_cli.terminal.words import number
-
-APART = 0.25
-"""Relative gap between the derivative and what a change of 10 % did, from which on it is said."""
 
 
 def judge(result: HypergradResult) -> tuple[Finding, ...]:
@@ -36,9 +34,9 @@ def _apart(result: HypergradResult) -> Iterator[Finding]:
         slope, moved = one.by(UNROLL), one.by(CONTINUED)
         first = known(slope.gradient) if slope is not None else None
         second = known(moved.gradient) if moved is not None else None
-        if first is None or second is None or moved is None:
+        if first is None or second is None or moved is None or not math.isfinite(first) or not math.isfinite(second):
             continue
-        if abs(first - second) <= max(APART * max(abs(first), abs(second)), noise(moved)):
+        if abs(first - second) <= max(APART * max(abs(first), abs(second)), noise(moved, result.val_parts)):
             continue
         yield Finding(
             code="derivative-does-not-reach",

@@ -14,7 +14,7 @@ from fromage_cli.missing import LEARNING_RATE_UNKNOWN, Interrupted, Missing, Why
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.hypergradients.conditioning import Conditioning
 from fromage_cli.probes.hypergradients.continued import Continuations, standard_error
-from fromage_cli.probes.hypergradients.delta_stn import DeltaFit, measure_conditioning
+from fromage_cli.probes.hypergradients.delta_stn import DAMPING, DeltaFit, measure_conditioning
 from fromage_cli.probes.hypergradients.differentiable_step import differentiable
 from fromage_cli.probes.hypergradients.hyperparameters import (
     EVERYWHERE,
@@ -109,7 +109,8 @@ class _Search:
                 steps=asked.horizon,
                 advance=self.advance,
             )
-            implicit, error = found_of(response.measure(asked.damping))
+            chosen = DAMPING if asked.settled == DELTA_STN and asked.damping is None else asked.damping
+            implicit, error = found_of(response.measure(chosen))
         except MismatchError as refused:
             if not asked.steps:
                 raise
@@ -153,10 +154,12 @@ class _Search:
         """What has been found so far."""
         base, found = self.training.base, self.found
         after = found.unrolled if isinstance(found.unrolled, Missing) else found.unrolled.end_loss
-        listed = []
+        listed, parts = [], sum(share > 0.0 for share in self.validation.shares)
         for one in self.asked:
             answers = found.answers(one)
-            listed.append(advised(answers, self.val_loss, known(after)) if found.request.moves(one) else answers)
+            if found.request.moves(one):
+                answers = advised(answers, self.val_loss, known(after), parts)
+            listed.append(answers)
         return HypergradResult(
             train_loss=base.loss,
             val_loss=self.val_loss,
@@ -167,7 +170,7 @@ class _Search:
             steps=found.request.steps or None,
             batches=self.batches.source,
             val_rows=self.validation.problem.rows,
-            val_parts=len(self.validation.parts),
+            val_parts=parts,
             copies=self.copies,
             damping=self._of_settled(lambda implicit: implicit.answer.damping),
             invariant_layers=self._of_settled(lambda implicit: implicit.invariant_layers),

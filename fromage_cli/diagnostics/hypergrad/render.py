@@ -116,7 +116,7 @@ def _table(rows: Sequence[HyperparameterAnswers], result: HypergradResult, style
     ]
     cells = []
     for one in rows:
-        move = move_of(one.value)
+        move = move_of(one)
         near = next(
             (answer for method in AHEAD if (answer := one.by(method)) and known(answer.gradient) is not None), None
         )
@@ -167,15 +167,16 @@ def _details(result: HypergradResult, style: PageStyle) -> RenderableType:
 
 
 def advise(result: HypergradResult) -> str:
-    """What the reader can do now: the move that promises most."""
-    moves = [one for one in result.hyperparameters if one.scope == "all" and one.direction in ("raise", "lower")]
+    """What the reader can do now: the move that promises most, else the first reason for none."""
+    wide = [one for one in result.hyperparameters if one.scope == "all" and one.advice]
+    moves = [one for one in wide if one.direction in ("raise", "lower")]
     best = min(moves, key=lambda one: known(one.expected_change) or 0.0, default=None)
     if best is not None and best.advice:
         return best.advice
-    unclear = [one.advice for one in result.hyperparameters if one.direction == "unclear" and one.advice]
-    if unclear:
-        return unclear[0]
-    return "leave them as they are: no move of 10 % changes the validation loss by more than 0.05 %."
+    told = sorted(wide, key=lambda one: one.direction != "unclear")
+    if told and told[0].advice:
+        return told[0].advice
+    return "There is nothing to move: this run has no weight decay, dropout, label smoothing or number of its own loss."
 
 
 def answers_table(result: HypergradResult) -> Table:

@@ -16,6 +16,7 @@ from fromage_cli.probes.hypergradients.hyperparameters import Hyperparameter, Va
 from fromage_cli.probes.hypergradients.training_steps import TrainingSteps
 from fromage_cli.probes.hypergradients.validation import Validation, require_finite
 from fromage_cli.problem.data.batches import Batch
+from fromage_cli.problem.losses.hyperparameters import LABEL_SMOOTHING
 from fromage_cli.theory.accumulation import inner_product, squared_norm
 
 CHANGE = 0.1
@@ -79,7 +80,7 @@ class Continuations:
         Costs two runs, and two more for each further draw. Raises NumericalError where a loss is not finite,
         ResourceError at a limit.
         """
-        if hyperparameter.place == "dropout":  # both ends are probabilities
+        if hyperparameter.value and hyperparameter.name in ("dropout", LABEL_SMOOTHING):  # both ends are probabilities
             change = min(change, 0.5 * (1.0 - hyperparameter.value) / hyperparameter.value)
         if hyperparameter.value:
             places = [

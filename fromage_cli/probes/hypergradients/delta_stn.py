@@ -40,6 +40,8 @@ TOLERANCE = 1e-3
 """Relative change of the derivatives from one draw to the next at which the fit has settled."""
 TINY = 1e-6
 """Size of W_resp where no hyperparameter pulls at a tensor by itself."""
+DAMPING = 10.0
+"""In mean eigenvalues of the curvature, where none is asked for: with less the fit takes many more draws."""
 PRODUCTS = 40
 """For the extreme eigenvalues of a layer's curvature."""
 
@@ -141,8 +143,7 @@ class DeltaFit:
                 )
         except ResourceError as limit:
             stopped = limit
-        parts = [Validation(validation.problem.on(batch), (batch,)) for batch in validation.parts]
-        by_part = [self._derivatives(self.response.validation_gradient(part)[1]) for part in parts]
+        by_part = [self._derivatives(part) for part in self.response.gradients_of_parts(validation)]
         result = DeltaSTN(
             {key: slope for key, (slope,) in self._per_unit([found]).items()},
             self._per_unit(by_part),

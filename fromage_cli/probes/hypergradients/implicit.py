@@ -16,7 +16,7 @@ from statistics import fmean, stdev
 
 from torch import Tensor
 
-from fromage_cli.errors import FromageError, NumericalError
+from fromage_cli.errors import FromageError, NumericalError, ResourceError
 from fromage_cli.missing import Interrupted, found_of
 from fromage_cli.probes.curvature.krylov_function import Applied, KrylovSpace
 from fromage_cli.probes.curvature.lanczos import Operator
@@ -28,14 +28,16 @@ from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.structure.invariance import measure_invariance
 from fromage_cli.theory.accumulation import inner_product, norm
 
-AUTO = 10.0
-"""Damping in mean eigenvalues of the curvature, where nothing else is asked for: the samples take 7 to 33 products."""
+DAMPINGS = (0.01, 0.1, 1.0, 10.0)
+"""In mean eigenvalues of the curvature: where none is asked for, the smallest at which the solve settles."""
 TOLERANCE = 1e-2
 """Relative residual of the solve."""
 MAX_PRODUCTS = 40
 """With the curvature, in one solve."""
 DRAWS = 4
 """Of dropout masks, to average over."""
+ROUNDING = 1e-6
+"""Of the largest eigenvalue: what a negative one may be by rounding alone."""
 AT_RIGHT_ANGLES = 1e-3
 """Cosine between response and weights of a tensor below which it may be scale-invariant."""
 
@@ -130,20 +132,23 @@ class ImplicitResponse:
         if steps is not None:
             self.horizon = horizon_of(matched.optimizer, max(values.rates.values()), steps)
 
-    def measure(self, damping: float = AUTO) -> Implicit | Interrupted[Implicit]:
+    def measure(self, damping: float | None = None) -> Implicit | Interrupted[Implicit]:
         """One solve for all hyperparameters.
 
-        `damping`: in mean eigenvalues of the curvature, as one product with random signs estimates it; none is added to
-        an answer after a number of steps. Decoupled decay is solved in Adam's metric, where damping is mu P. Ends early
-        at a limit, or where the residual is above the tolerance after the most products. Raises NumericalError where
-        the curvature is not finite, the validation gradient is 0 or the steps diverge.
+        `damping`: in mean eigenvalues of the curvature, as one product with random signs estimates it; None: the
+        smallest of DAMPINGS at which the solve settles. An answer after a number of steps has none. Decoupled decay is
+        solved in Adam's metric, where damping is mu P. Ends early at a limit, or where the residual is above the
+        tolerance after the most products. Raises NumericalError where the curvature is not finite, the validation
+        gradient is 0 or the steps diverge.
         """
         response = self.response
         loss, gradient = response.validation_gradient(self.validation)
         with response.operator() as operator:
             mean = response.mean_eigenvalue(operator)
-            shift = damping * abs(mean) if self.horizon is None else 0.0
-            space, error = self._solved(operator, response.scaled(gradient), shift)
+            factors = (0.0,) if self.horizon is not None else DAMPINGS if damping is None else (damping,)
+            space, shift, error = self._solved(
+                operator, response.scaled(gradient), [factor * abs(mean) for factor in factors]
+            )
         shifts = [shift] if self.horizon is not None else [shift, 0.1 * shift, 10.0 * shift]
         answer, *others = self._derivatives(space, shifts)
         tenth, tenfold = others or (None, None)
@@ -167,26 +172,25 @@ class ImplicitResponse:
         """The derivative by one hyperparameter, per unit, on each part of the validation rows, from a solve of its own.
 
         `shift`: the damping of an answer. Costs at most as many products as that, and a gradient of the validation rows
-        in all. Raises as `measure` does.
+        in all; where these products are too few for the tolerance, it is as far as they lead. Raises as `measure` does.
         """
         response, validation = self.response, self.validation
         decays, force = hyperparameter.place == "decay", response.scaled(response.force(hyperparameter, self.draws))
         if not bool(force.any()):
             return [0.0] * len(validation.parts)
         with response.operator() as operator:
-            space, error = self._solved(operator, force, shift, decay=decays)
+            space, _, error = self._solved(operator, force, [shift], decay=decays)
         moved = self._followed(space, shift, decay=decays)
-        found = []
-        for batch in validation.parts:
-            part = Validation(validation.problem.on(batch), (batch,))
-            _, gradient = response.validation_gradient(part)
-            found.append(-inner_product(moved, gradient))
-        return found if error is None else Interrupted(found, error)
+        found = [-inner_product(moved, gradient) for gradient in response.gradients_of_parts(validation)]
+        return Interrupted(found, error) if isinstance(error, ResourceError) else found
 
     def _solved(
-        self, operator: Operator, start: Tensor, shift: float, *, decay: bool | None = None
-    ) -> tuple[KrylovSpace, FromageError | None]:
-        """The space in which every answer, or that of decay or of the others, is within the tolerance; or an error."""
+        self, operator: Operator, start: Tensor, shifts: Sequence[float], *, decay: bool | None = None
+    ) -> tuple[KrylovSpace, float, FromageError | None]:
+        """The space in which every answer, or that of decay or of the others, is within the tolerance; or an error.
+
+        With it the smallest of the `shifts` for which that holds, else the largest.
+        """
         if not bool(start.any()):
             raise NumericalError(
                 "No hyperparameter moves the validation loss, whose gradient is 0.",
@@ -194,24 +198,33 @@ class ImplicitResponse:
             )
         space, kinds = KrylovSpace(start), (False, True) if decay is None else (decay,)
 
-        def settled() -> bool:
-            return all(self._follow(space, shift, decay=kind).residual <= self.tolerance for kind in kinds)
+        def residual(shift: float) -> float:
+            return max(self._follow(space, shift, decay=kind).residual for kind in kinds)
 
-        stopped: FromageError | None = space.grow(operator, self.max_products, settled, self.advance)
+        def settled(shift: float) -> bool:
+            positive = len(shifts) == 1 or space.eigenvalues()[0] + shift > 0.0
+            return positive and residual(shift) <= self.tolerance
+
+        stopped: FromageError | None = space.grow(operator, self.max_products, lambda: settled(shifts[0]), self.advance)
         if not space.products:
             raise stopped or NumericalError("No product with the curvature was allowed.")
-        if stopped is None and not settled():
-            worst, least = (
-                max(self._follow(space, shift, decay=kind).residual for kind in kinds),
-                space.eigenvalues()[0],
-            )
-            bent = f" Its curvature goes down to {least:.3g}, so that the weights are at no minimum." * (least < 0.0)
-            stopped = NumericalError(
-                f"The implicit answer did not settle: after {space.products} products its residual is {worst:.2g}, "
-                f"where {self.tolerance:g} is wanted.{bent}",
-                "Raise --damping, or take --method gauss-newton." if bent else "Raise --damping.",
-            )
-        return space, stopped
+        shift = next((each for each in shifts if settled(each)), shifts[-1])
+        if stopped is None and not settled(shift):
+            stopped = self._not_settled(space, residual(shift))
+        return space, shift, stopped
+
+    def _not_settled(self, space: KrylovSpace, residual: float) -> NumericalError:
+        """Why the products were too few, as far as the curvature tells."""
+        least, *_, largest = space.eigenvalues()
+        bent = least < -ROUNDING * largest
+        what = f" Its curvature goes down to {least:.3g}, so that the weights are at no minimum." if bent else ""
+        hints = ["Raise --damping"] if self.horizon is None else ["Ask for fewer steps (source:T)"]
+        hints += ["take --method gauss-newton"] if self.response.curvature == "hessian" else []
+        return NumericalError(
+            f"The implicit answer did not settle: after {space.products} products its residual is {residual:.2g}, "
+            f"where {self.tolerance:g} is wanted.{what}",
+            f"{', or '.join(hints)}.",
+        )
 
     def _follow(self, space: KrylovSpace, shift: float, *, decay: bool) -> Applied:
         """How the weights follow weight decay, or a force that is part of the gradient."""

@@ -138,6 +138,12 @@ class Response:
             statistics.load(held)
         return found.loss, self.space.flat(list(found.weights.values())) + self.space.flat(through)
 
+    def gradients_of_parts(self, validation: Validation) -> Iterator[Tensor]:
+        """The gradient of each part of the validation rows, [n]; 0 of a part without targets."""
+        for batch, share in zip(validation.parts, validation.shares, strict=True):
+            part = Validation(validation.problem.on(batch), (batch,))
+            yield self.validation_gradient(part)[1] if share else torch.zeros_like(self.decay_force)
+
     @cached_property
     def decay_force(self) -> Tensor:
         """What decay of 1 on every tensor adds to the gradient: w, or P w where it is decoupled, [n]."""

@@ -148,6 +148,8 @@ def can_be_kept(problem: Problem) -> bool:
 
 def require_effect(problem: Problem, in_loss: Mapping[str, Tensor]) -> None:
     """Raises MismatchError where the loss does not depend on a scalar that it is made with. Costs a forward pass."""
+    if not in_loss:
+        return
     (chunk, *_) = problem.chunks()
     with problem.evaluation(chunk):
         total = problem.loss(problem.model, chunk).total

@@ -21,9 +21,14 @@ def with_answers(found: HyperparameterAnswers, **changes: Any) -> Hyperparameter
     return replace(found, answers=tuple(replace(one, **changes) for one in found.answers))
 
 
+def with_continued(found: HyperparameterAnswers, **changes: Any) -> HyperparameterAnswers:
+    """The answer of the moved runs changed."""
+    return replace(found, answers=(found.answers[0], replace(found.answers[1], **changes), found.answers[2]))
+
+
 def implicit(found: HyperparameterAnswers, **changes: Any) -> HyperparameterAnswers:
     """Only where training would settle."""
-    return replace(found, answers=(replace(found.answers[2], **changes),))
+    return replace(found, answers=(replace(found.answers[2], **{"stderr": 0.01, **changes}),))
 
 
 SENTENCES: list[tuple[Callable[[Make], HyperparameterAnswers], str, str]] = [
@@ -90,12 +95,38 @@ SENTENCES: list[tuple[Callable[[Make], HyperparameterAnswers], str, str]] = [
     (
         lambda make: implicit(make()),
         "raise",
-        "Raise weight decay: +10 % should lower the validation loss by 0.0080 once training has settled.",
+        "Raise weight decay: +10 % should lower the validation loss by 0.0080 ± 0.0001 once training has settled.",
     ),
     (
         lambda make: implicit(make(), negative_curvature=True),
         "unclear",
         "Do not act on weight decay: the curvature is negative somewhere, so training has not settled.",
+    ),
+    (
+        lambda make: implicit(make(), less_damped=-1.1),
+        "raise",
+        "Raise weight decay: +10 % should lower the validation loss once training has settled; "
+        "the damping decides by how much.",
+    ),
+    (
+        lambda make: implicit(make(), stderr=UNKNOWN),
+        "unclear",
+        "Do not act on weight decay: its standard error is not known (the step of muon is not differentiated here).",
+    ),
+    (
+        lambda make: with_continued(make(), gradient=Missing(Why.NOT_EVALUATED, "The training loss is nan.")),
+        "unclear",
+        "Do not act on weight decay: with it moved, the training loss is nan.",
+    ),
+    (
+        lambda make: make("ridge", value=-0.1, slope=0.4),
+        "raise",
+        "Raise ridge: +0.01 should lower the validation loss by 0.0040 ± 0.0005 after 50 more steps.",
+    ),
+    (
+        lambda make: make("label-smoothing", value=0.95, slope=-4.0),
+        "raise",
+        "Raise label smoothing: +0.025 should lower the validation loss by 0.011 ± 0.001 after 50 more steps.",
     ),
     (
         lambda make: implicit(make(), residual=0.03),
@@ -136,13 +167,23 @@ def test_what_it_rests_on(make_answers: Make) -> None:
     moved = found.answers[1]
     without = replace(found, answers=(found.answers[0], replace(moved, gradient=UNKNOWN), found.answers[2]))
     assert advised(without, 2.0).advised_by == "unroll"
+    assert advised(without, 2.0).direction == "unclear", "a derivative alone has no standard error"
     assert advised(implicit(found), 2.0).advised_by == "gauss-newton"
     nothing = advised(with_answers(found, gradient=UNKNOWN), 2.0)
     assert nothing.advised_by is None and isinstance(nothing.expected_change, Missing)
     assert advised(replace(found, answers=()), 2.0).advice == "Nothing is known of weight decay: nothing was found."
 
 
-@pytest.mark.parametrize(("value", "slope", "change"), [(0.1, -0.4, -0.004), (0.1, 0.4, -0.004), (0.0, 0.4, -0.004)])
+def test_few_parts_or_draws_take_more_standard_errors(make_answers: Make) -> None:
+    """Student's t of 2, 4 and 8 values: 12.7, 3.2 and 2.4."""
+    for parts, draws, needed in ((8, 1, 2.37), (2, 1, 12.8), (8, 4, 3.19), (2, 4, 12.8), (4, 1, 3.19)):
+        for times, direction in ((1.01, "raise"), (0.98, "unclear")):
+            found = make_answers(slope=-1.0, stderr=1.0 / (needed * times), draws=draws)
+            assert advised(found, 2.0, parts=parts).direction == direction, (parts, draws)
+    assert advised(make_answers(), 2.0, parts=1).direction == "unclear"
+
+
+@pytest.mark.parametrize(("value", "slope", "change"), [(0.1, -0.4, -0.004), (0.1, 0.4, -0.004), (0.0, 0.4, 0.004)])
 def test_the_change_that_is_expected(make_answers: Make, value: float, slope: float, change: float) -> None:
     assert known(advised(make_answers(value=value, slope=slope), 2.0).expected_change) == pytest.approx(change)
 
@@ -160,8 +201,9 @@ def test_large_numbers_are_short(make_answers: Make, slope: float, words: str | 
     assert len(str(found.advice)) < 120
 
 
-def test_names_and_moves() -> None:
+def test_names_and_moves(make_answers: Make) -> None:
     assert title("weight-decay") == "weight decay" and title("l1") == "l1"
     assert title("dropout", "blocks.0.drop.p") == "dropout of blocks.0.drop.p"
     assert title("weight-decay", "group:2") == "weight decay of group 2"
-    assert (move_of(0.5), move_of(0.0)) == (pytest.approx(0.05), 0.01)
+    moves = [move_of(make_answers(name, value=value)) for name, value in (("l1", 0.5), ("l1", 0.0), ("dropout", 0.96))]
+    assert moves == [pytest.approx(0.05), 0.01, pytest.approx(0.02)]

@@ -49,8 +49,10 @@ def test_what_to_do_now_is_the_move_that_promises_most(make_result: MakeResult) 
     assert advise(result).startswith("Add label smoothing: 0.01 of it should lower the validation loss by 0.0090")
     unclear = replace(result, hyperparameters=result.hyperparameters[3:])
     assert advise(unclear).startswith("Do not act on dropout")
-    kept = replace(result, hyperparameters=result.hyperparameters[-1:])
-    assert advise(kept).startswith("leave them as they are")
+    kept = replace(result, hyperparameters=(replace(result.hyperparameters[0], direction="keep", advice="Leave it."),))
+    assert advise(kept) == "Leave it."
+    nothing = replace(result, hyperparameters=result.hyperparameters[-1:])
+    assert advise(nothing).startswith("There is nothing to move")
 
 
 def test_tables(make_result: MakeResult) -> None:
