@@ -90,7 +90,8 @@ def _advise(found: HyperparameterAnswers, val_loss: float, after: float | None, 
     when = "once training has settled" if answer.horizon is None else f"after {answer.horizon} more steps"
     size = f"the validation loss by {_rounded(abs(change), change)}{spread} {when}"
     expected: float | Missing = change
-    if _depends_on_damping(answer, slope):
+    others = [known(answer.less_damped), known(answer.more_damped)]
+    if any(other is not None and abs(other - slope) > APART * abs(slope) for other in others):
         size = f"the validation loss {when}; the damping decides by how much"
         expected = Missing(Why.INDISTINCT, "it depends on the damping")
     if not found.value and slope > 0.0:
@@ -161,12 +162,6 @@ def _doubt_of_solve(answer: MethodAnswer, slope: float) -> str | None:
     if any(other is not None and other * slope < 0.0 for other in others):
         return "the sign depends on the damping"
     return None
-
-
-def _depends_on_damping(answer: MethodAnswer, slope: float) -> bool:
-    """Whether a tenth of the damping, or ten times it, gives a derivative of quite another size."""
-    others = [known(answer.less_damped), known(answer.more_damped)]
-    return any(other is not None and abs(other - slope) > APART * abs(slope) for other in others)
 
 
 def _rounded(value: float, beside: float) -> str:

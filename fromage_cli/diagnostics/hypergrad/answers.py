@@ -21,6 +21,7 @@ from fromage_cli.probes.hypergradients.implicit import Derivatives, Implicit
 from fromage_cli.probes.hypergradients.unrolled import Unrolled
 
 NOT_ASKED = Missing(Why.NOT_ASKED, "it was not asked for")
+NOT_ADVISED_BY = Missing(Why.NOT_ASKED, "only the answer that advice rests on has one")
 ONE_PART = Missing(Why.TOO_FEW_ROWS, "it takes two validation rows")
 NOT_OF_THIS_METHOD = Missing(Why.NOT_DEFINED, "this method has none")
 """Of a number that only other methods give."""
@@ -108,7 +109,7 @@ class Found:
     def _fitted(self, one: Hyperparameter, fitted: DeltaSTN) -> MethodAnswer:
         return replace(
             _answer(DELTA_STN, None, one.value, fitted.gradients[one.name, one.scope]),
-            stderr=self.settled_stderr.get((DELTA_STN, one.name, one.scope), NOT_ASKED),
+            stderr=self.settled_stderr.get((DELTA_STN, one.name, one.scope), NOT_ADVISED_BY),
             iterations=fitted.passes,
             residual=fitted.unsettled,
         )
@@ -124,7 +125,7 @@ class Found:
 
         return replace(
             _answer(method, self.request.horizon, one.value, slope(found.answer)),
-            stderr=self.settled_stderr.get((method, one.name, one.scope), NOT_ASKED),
+            stderr=self.settled_stderr.get((method, one.name, one.scope), NOT_ADVISED_BY),
             iterations=found.iterations,
             residual=found.answer.residual,
             negative_curvature=found.negative_curvature,

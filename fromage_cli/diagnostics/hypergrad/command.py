@@ -41,7 +41,7 @@ def command(
     from fromage_cli.diagnostics.hypergrad.answers import Request
     from fromage_cli.diagnostics.hypergrad.cost import estimate, expected_work
     from fromage_cli.diagnostics.hypergrad.findings import judge
-    from fromage_cli.diagnostics.hypergrad.measure import measure
+    from fromage_cli.diagnostics.hypergrad.measure import measure, notes_of
     from fromage_cli.diagnostics.hypergrad.render import advise, answers_table, header, headline, render
     from fromage_cli.diagnostics.hypergrad.validation_rows import validation
     from fromage_cli.probes.cost import gradients
@@ -65,7 +65,7 @@ def command(
     if isinstance(problem.loss, CrossEntropy) or asked.label_smoothing is not None:
         in_loss[LABEL_SMOOTHING] = asked.label_smoothing or 0.0
     known = rule.rule is not None and rule.learning_rate is not None
-    if asked.kind == "unroll" and not known:
+    if asked.kind in ("unroll", "source") and not known:
         raise UsageError(
             f"--method {asked.method} takes training steps, and the optimizer or its learning rate is not known.",
             "Name them with --optimizer and --lr, or take --method gauss-newton.",
@@ -97,6 +97,7 @@ def command(
         findings=judge(result),
         header=header(result),
         advice=advise(result),
+        notes=notes_of(training, rule, state, request),
         details=(*rule.notes, *rule.common_notes),
         settings={"mode": training.mode, **rule.flags},
         error=error,

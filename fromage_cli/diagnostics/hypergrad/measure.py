@@ -32,9 +32,20 @@ from fromage_cli.probes.optimizer_step.matched_state import MatchedState, match_
 from fromage_cli.problem.evaluation.gradient_pullback import require_effect
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.losses.hyperparameters import leaves, training_loss
-from fromage_cli.theory.accumulation import squared_norm
 
 T = TypeVar("T")
+
+
+def notes_of(
+    training: Problem, optimizer: Optimizer, state: OptimizerState | None, request: Request
+) -> tuple[str, ...]:
+    """What the steps leave out of what was given, in sentences."""
+    notes, batches = [], len([*training.batches, *training.spare])
+    if request.steps and optimizer.remembers and not MatchedState(training, optimizer, state).holds_memory:
+        notes.append("optimizer: its saved moments are not known, so the steps begin with moments of 0.")
+    if request.steps and request.batch_size is not None and batches > 1:
+        notes.append(f"steps: they take the batches as they come, not in {request.batch_size} rows.")
+    return tuple(notes)
 
 
 @dataclass
@@ -49,7 +60,10 @@ class _Search:
     batches: StepBatches = field(default_factory=lambda: StepBatches((), ""))
     conditioning: Conditioning | Missing = NOT_ASKED
     copies: str | None = None
+    train_loss: float = 0.0
     val_loss: float = 0.0
+    end_loss: float | None = None
+    """That after the steps, as a run that nothing was moved in found it."""
     error: FromageError | None = None
 
     @property
@@ -76,6 +90,7 @@ class _Search:
                 evaluations.doing = f"training on with {one.name} moved"
                 try:
                     found.continued[one.name, one.scope] = runs.measure(one)
+                    self.end_loss = runs.end_loss
                 except NumericalError as diverged:
                     found.continued[one.name, one.scope], self.error = failed(diverged), diverged
 
@@ -131,14 +146,17 @@ class _Search:
         """Runs Delta-STN, and gives the error that ended it early."""
         self.training.evaluations.doing = "fitting the hypernetwork of Delta-STN"
         moved = [one for one in self.asked if self.found.request.moves(one) and one.scope == EVERYWHERE]
+        if not moved:
+            return None
         fit = DeltaFit(solved.response, moved, damping=damping, seed=self.training.seed, advance=self.advance)
         fitted, error = found_of(fit.measure(self.validation))
         self.found.fitted = fitted
         for key, parts in fitted.by_part.items():
             stderr = standard_error([parts], self.validation.shares)
             self.found.settled_stderr[DELTA_STN, *key] = ONE_PART if stderr is None else stderr
-        above = next((one for one in fit.hyperparameters if one.value), None)
-        if above is not None and error is None:
+        above = next((one for one in fit.hyperparameters if one.value > 0.0), None)
+        layered = any(tensor.is_layer for tensor in solved.response.space.tensors)
+        if above is not None and layered and error is None:
             self.conditioning = measure_conditioning(solved.response, above, damping=damping)
         return error
 
@@ -152,8 +170,10 @@ class _Search:
 
     def result(self) -> HypergradResult:
         """What has been found so far."""
-        base, found = self.training.base, self.found
+        found = self.found
         after = found.unrolled if isinstance(found.unrolled, Missing) else found.unrolled.end_loss
+        if isinstance(after, Missing) and self.end_loss is not None:
+            after = self.end_loss
         listed, parts = [], sum(share > 0.0 for share in self.validation.shares)
         for one in self.asked:
             answers = found.answers(one)
@@ -161,10 +181,10 @@ class _Search:
                 answers = advised(answers, self.val_loss, known(after), parts)
             listed.append(answers)
         return HypergradResult(
-            train_loss=base.loss,
+            train_loss=self.train_loss,
             val_loss=self.val_loss,
             val_loss_after=after,
-            gradient_norm=math.sqrt(math.fsum(map(squared_norm, base.gradients.values()))),
+            gradient_norm=self._of_settled(lambda implicit: implicit.gradient_norm),
             optimizer=found.optimizer.name,
             learning_rate=found.optimizer.learning_rate or LEARNING_RATE_UNKNOWN,
             steps=found.request.steps or None,
@@ -211,7 +231,7 @@ def measure(
     values = values_of(matched, rate, request.in_loss, names)
     found = Found(request, optimizer, values)
     search = _Search(training, validation, matched, found, advance)
-    search.val_loss = validation.problem.value()
+    search.train_loss, search.val_loss = training.base.loss, validation.problem.value()
     if not abs(search.val_loss) < float("inf"):
         raise NumericalError(
             f"The validation loss is {search.val_loss} at the checkpoint.", "Check --val-batch, and the weights."

@@ -12,6 +12,8 @@ from fromage_cli.terminal.optimizer_options import require
 from fromage_cli.terminal.words import nearest
 
 METHODS = ("unroll", "gauss-newton", "hessian", "source", "delta-stn")
+TAKEN = ("model", "batch", "dropout")
+"""Names that `--hyper` cannot have: the first two of every loss, and the network's own dropout."""
 STEPS = 50
 """Further training steps that are looked at."""
 
@@ -109,6 +111,7 @@ class HypergradOptions:
             except ValueError:
                 value = math.nan
             require("--hyper", text, math.isfinite(value), "NAME=NUMBER, as l1=0.01")
+            require("--hyper", text, name.strip() not in TAKEN, f"a name other than {', '.join(TAKEN)}")
             found[name.strip()] = value
         return found
 

@@ -102,7 +102,9 @@ def _facts(result: HypergradResult) -> list[Fact]:
     if result.steps and after is not None:
         change = f"after {counted(result.steps, 'more step')}, {result.batches}"
         found.append(Fact("", number(after), change))
-    found.append(Fact("Training loss", number(result.train_loss), "now, with dropout and label smoothing"))
+    wide = [one for one in result.hyperparameters if one.scope == "all" and one.value]
+    added = " and ".join(title(one.name) for one in wide if one.name not in ("weight-decay", "learning-rate"))
+    found.append(Fact("Training loss", number(result.train_loss), f"now, with {added}" if added else "now"))
     return found
 
 

@@ -76,8 +76,8 @@ class HypergradResult:
     """At the checkpoint, in evaluation mode, without regularisers."""
     val_loss_after: float | Missing
     """After the further steps."""
-    gradient_norm: float
-    """Of the training loss, weight decay left out."""
+    gradient_norm: float | Missing
+    """Of the training loss with weight decay: 0 where training rests."""
     optimizer: str | None
     learning_rate: float | Missing
     steps: int | None

@@ -45,7 +45,7 @@ def _without_regularisers(loss: Loss) -> Loss:
     for name in inner.hyperparameters:
         if default_of(inner, name) is None:
             raise UsageError(
-                f"--hyper {name}: the validation loss leaves it out, and {inner.name} has no default for it.",
+                f"--hyper {name}: the validation loss leaves it out, and {inner.name} has no number as its default.",
                 f"Write {name}=0.0 into the function's arguments, or name another loss with --val-loss.",
             )
     return replace(inner, hyperparameters={})

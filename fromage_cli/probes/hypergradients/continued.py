@@ -74,6 +74,11 @@ class Continuations:
         """The run with every hyperparameter as it is."""
         return self._run(self.values)
 
+    @property
+    def end_loss(self) -> float:
+        """The validation loss where that run ends."""
+        return fmean(self.unchanged.losses, self.validation.shares)
+
     def measure(self, hyperparameter: Hyperparameter, *, change: float = CHANGE) -> Continued:
         """Moves it up and down by a share of its value, or from 0 up.
 

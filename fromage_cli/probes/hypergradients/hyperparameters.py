@@ -117,7 +117,7 @@ def values_of(matched: MatchedState, rate: float, loss: Mapping[str, float], nam
         rates={name: rate * shares.get(name, 1.0) for name in names},
         decays={name: decays[name] for name in names} if matched.optimizer.has("weight_decay") else {},
         loss=loss,
-        dropout=dict(_drops(matched.problem.model)),
+        dropout={} if matched.problem.mode == "eval" else dict(_drops(matched.problem.model)),
     )
 
 

@@ -46,6 +46,22 @@ def batches():
 def validation():
     return rows(2, 40)
 
+def ignored():
+    found = rows(2, 40)
+    found["y"][:20] = -100
+    return found
+
+class Vectors(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.ones(8)), nn.Parameter(torch.zeros(8))
+
+    def forward(self, x):
+        return (self.scale * x + self.shift)[:, :3]
+
+def vectors():
+    return Vectors()
+
 def single():
     return rows(2, 1)
 
@@ -242,7 +258,13 @@ def test_the_cost_beforehand(run: Run, home: Path) -> None:
         ((*SHORT, "--loss", "network.py:loss", "--hyper", "unused=0.5"), 5, "training loss does not depend on unused"),
         ((*SHORT, "--loss", "network.py:loss", "--hyper", "hidden=0.5"), 5, "training loss does not depend on hidden"),
         ((*SHORT, "--loss", "network.py:loss", "--hyper", "other=0.5"), 5, "got an unexpected argument 'other'"),
-        ((*SHORT, "--loss", "network.py:needs", "--hyper", "ridge=0.5"), 2, "no default for it"),
+        ((*SHORT, "--loss", "network.py:needs", "--hyper", "ridge=0.5"), 2, "no number as its default"),
+        ((*SHORT, "--loss", "network.py:loss", "--hyper", "dropout=0.1"), 2, "a name other than model, batch, dropout"),
+        (
+            ("--model", "network.py:build", *GIVEN[3:], *VALIDATED[-2:], "--method", "source:6"),
+            2,
+            "--method source:6 takes training steps, and the optimizer or its learning rate is not known",
+        ),
         ((*SHORT, "--loss", "network.py:loss", "--label-smoothing", "0.1"), 2, "belongs to --loss cross-entropy"),
         (
             (
@@ -283,8 +305,60 @@ def test_divergence_prints_what_was_found(run: Run, home: Path) -> None:
     assert answers(envelope, "weight-decay")["unroll"]["gradient"] is None
 
 
+@pytest.mark.parametrize("method", ["unroll:2", "gauss-newton", "delta-stn"])
+def test_losses_without_numbers_of_their_own(run: Run, home: Path, method: str) -> None:
+    """Squared errors: only weight decay and dropout are there to be moved."""
+    floats = ("run.pt", "--model", "network.py:build", "--batch", "network.py:floats", "--loss", "mse")
+    code, out, _ = run(*floats, "--val-batch", "network.py:floats", "--method", method, "--json")
+    named = {one["name"] for one in json.loads(out)["result"]["hyperparameters"] if one["direction"]}
+    assert code == 0 and named == {"weight-decay", "dropout"}
+    assert run(*SHORT[:-2], "--loss", "network.py:loss", "--method", "unroll:2")[0] == 0
+
+
+@pytest.mark.parametrize("method", ["unroll:2", "gauss-newton", "delta-stn"])
+def test_validation_rows_without_targets(run: Run, home: Path, method: str) -> None:
+    code, out, _ = run(*GIVEN, "--val-batch", "network.py:ignored", "--method", method, "--json")
+    assert code == 0 and json.loads(out)["result"]["val_parts"] == 4
+
+
+def test_nothing_to_move(run: Run, home: Path) -> None:
+    floats = ("--model", "network.py:plain", "--batch", "network.py:floats", "--loss", "mse")
+    for method in ("gauss-newton", "delta-stn"):
+        code, out, err = run(*floats, "--val-batch", "network.py:floats", "--method", method, "--format", "rich")
+        assert code == 0 and "There is nothing to move" in out + err
+
+
+def test_a_network_of_vectors_has_no_layer_for_condition_numbers(run: Run, home: Path) -> None:
+    given = ("--model", "network.py:vectors", *GIVEN[3:], *VALIDATED[-2:], "--method", "delta-stn", "--json")
+    code, out, _ = run(*given, "--label-smoothing", "0.1")
+    assert code == 0 and json.loads(out)["result"]["conditioning"] is None
+
+
+def test_an_optimizer_that_is_not_differentiated_still_moves(run: Run, home: Path) -> None:
+    code, out, _ = run(*VALIDATED, "--optimizer", "lamb", "--lr", "0.01", "--method", "unroll:2", "--json")
+    result = json.loads(out)["result"]
+    assert code == 0 and abs(result["val_loss_after"] - result["val_loss"]) > 1e-4
+    assert answers(json.loads(out), "label-smoothing")["unroll"]["gradient"] is None
+
+
+def test_what_the_steps_leave_out_is_said(run: Run, home: Path) -> None:
+    given = (*VALIDATED, "--method", "unroll:2")
+    assert "moments" not in run(*given)[2]
+    assert (
+        "so the steps begin with moments of 0"
+        in run(*given, "--optimizer-state", "none", "--optimizer", "adamw", "--lr", "0.1")[2]
+    )
+    several = ("run.pt", "--model", "network.py:build", "--batch", "network.py:batches", *VALIDATED[-2:])
+    assert "not in 4 rows" in run(*several, "--method", "unroll:2", "--train-batch-size", "4")[2]
+
+
+def test_in_evaluation_mode_nothing_drops(run: Run, home: Path) -> None:
+    code, out, _ = run(*SHORT, "--mode", "eval", "--json")
+    assert code == 0 and "dropout" not in {one["name"] for one in json.loads(out)["result"]["hyperparameters"]}
+
+
 def test_a_time_limit_prints_what_was_found(run: Run, home: Path) -> None:
-    code, out, err = run(*VALIDATED, "--method", "unroll:100000", "--time-limit", "6", "--json")
+    code, out, err = run(*VALIDATED, "--method", "unroll:100000", "--time-limit", "12", "--json")
     envelope = json.loads(out)
     assert code == 7 and "time limit" in err + out
     assert envelope["result"]["val_loss"] > 0.0
