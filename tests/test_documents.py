@@ -17,7 +17,14 @@ from fromage_cli.diagnostics import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-STUDIES = {"hugging-face-families", "learning-rate-study", "regime-study", "run-study", "schedule-study"}
+STUDIES = {
+    "hugging-face-families",
+    "hypergrad-study",
+    "learning-rate-study",
+    "regime-study",
+    "run-study",
+    "schedule-study",
+}
 GUIDES = [page for page in PAGES if page.stem not in STUDIES]
 README_LINES, SENTENCE_WORDS, PICTURE_BYTES = 200, 25, 100_000
 BLOCK = re.compile(r"^```(?P<kind>[a-z]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
