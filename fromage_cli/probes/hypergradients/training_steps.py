@@ -16,7 +16,8 @@ from torch import Tensor
 
 from fromage_cli.counting import counted
 from fromage_cli.errors import NumericalError
-from fromage_cli.probes.hypergradients.differentiable_step import DifferentiableStep, StepInputs
+from fromage_cli.probes.hypergradients.closed_forms import pull_back_step
+from fromage_cli.probes.hypergradients.differentiable_step import StepInputs
 from fromage_cli.probes.hypergradients.hyperparameters import Values, dropping
 from fromage_cli.probes.hypergradients.running_statistics import Buffers, RunningStatistics
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
@@ -236,8 +237,8 @@ class TrainingSteps:
             StepInputs(state.weights[name], gradients[name], state.slots[name], group)
             for name, group in zip(names, settings, strict=True)
         ]
-        step = DifferentiableStep(self.record, inputs)
-        adjoints = step.pull_back([after.weights[n] for n in names], [after.slots.get(n, {}) for n in names])
+        weights, slots = [after.weights[n] for n in names], [after.slots.get(n, {}) for n in names]
+        adjoints = pull_back_step(self.record, inputs, weights, slots)
         for name, adjoint in zip(names, adjoints, strict=True):
             before.weights[name], before.slots[name] = adjoint.weight, adjoint.slot
             before.rates[name] = before.rates.get(name, 0.0) + adjoint.rate
