@@ -29,7 +29,7 @@ def pull_back_step(
 ) -> list[StepAdjoint]:
     """The adjoints before a step, from those of each weight and slot after it.
 
-    To save memory, these and the slots of `inputs` are overwritten.
+    To save memory, these are overwritten.
     """
     if rule not in CLOSED_FORMS:
         return DifferentiableStep(rule, inputs).pull_back(weights, slots)
@@ -59,7 +59,6 @@ class _Entries:
     weight: Tensor
     gradient: Tensor
     slot: dict[str, Tensor]
-    """Overwritten."""
     after: Tensor
     """The adjoint of the weight."""
     after_slot: dict[str, Tensor]
@@ -113,8 +112,8 @@ def _through_adam(e: _Entries, settings: Mapping[str, Any], count: float, *, cou
     gradient = e.gradient * sign if sign < 0.0 or coupled else e.gradient
     if coupled:
         gradient.add_(e.weight, alpha=decay)
-    mean = e.slot["exp_avg"].lerp_(gradient, 1.0 - beta1)
-    square = e.slot["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
+    mean = e.slot["exp_avg"].lerp(gradient, 1.0 - beta1)
+    square = (e.slot["exp_avg_sq"] * beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
     by_mean, by_square = e.after_slot["exp_avg"], e.after_slot["exp_avg_sq"]
     largest, by_largest = square, by_square
     if settings.get("amsgrad"):

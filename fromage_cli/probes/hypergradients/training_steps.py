@@ -107,13 +107,14 @@ class TrainingSteps:
         first: int = 0,
         last: int | None = None,
         *,
-        keep: Callable[[int, Callable[[], RunState]], None] = lambda step, state: None,
+        keep: Callable[[int, Callable[[], RunState]], RunState | None] = lambda step, state: None,
         graphs: "Graphs | None" = None,
     ) -> None:
         """Takes steps `first` to `last` from a state and leaves the model at their end.
 
-        `keep` is called before every step with its number and a function that copies the state; `graphs` takes the
-        graphs of gradients, as far as it has room. Raises NumericalError where a loss is not finite.
+        `keep` is called before every step with its number and a function that copies the state, and gives the copy if
+        it made one; then `graphs` takes the graph of the gradient there, as far as it has room. Raises NumericalError
+        where a loss is not finite.
         """
         problem, last = self.problem, len(self.batches) if last is None else last
         for tensor in self.tensors:
@@ -130,13 +131,13 @@ class TrainingSteps:
 
         with dropping(problem.model, values.dropout):
             for step in range(first, last):
-                keep(step, state)
+                kept = keep(step, state)
                 part = self._part(step, values.loss)
                 with self.statistics.updated() as buffers:
                     loss: float | None = None
                     gradients: Tensors = {}
-                    if graphs is not None and graphs.have_room(last - step):
-                        loss, gradients = graphs.add(step, self._graph(part, values))
+                    if graphs is not None and kept is not None and graphs.have_room(last - step):
+                        loss, gradients = graphs.add(step, self._graph(part, kept, values))
                     if loss is None:
                         loss, gradients = gradients_of(part)
                 problem.evaluations.gradients += part.rows / problem.rows
@@ -153,11 +154,11 @@ class TrainingSteps:
                 finally:
                     problem.drop_gradients()
 
-    def _graph(self, part: Problem, values: Values) -> GradientGraph:
+    def _graph(self, part: Problem, state: RunState, values: Values) -> GradientGraph:
         """The gradient of a step with its graph."""
         in_loss = leaves(values.loss, self.problem.device)
         part.loss = training_loss(self.problem.loss, in_loss)
-        return GradientGraph(part, self.tensors, in_loss)
+        return GradientGraph(part, self.tensors, state.weights, in_loss)
 
     def pull_back(
         self, step: int, state: RunState, values: Values, after: Adjoint, graph: GradientGraph | None = None

@@ -68,13 +68,13 @@ def unroll(
         kept: dict[int, RunState] = {}
         last = (count - 1) // length * length  # the last stretch is held as it is taken
 
-        def keep(step: int, state: Callable[[], RunState]) -> None:
+        def keep(step: int, state: Callable[[], RunState]) -> RunState | None:
             advance()
-            if step % length == 0 or step >= last:
-                kept[step] = state()
+            return keep_again(step, state) if step % length == 0 or step >= last else None
 
-        def keep_again(step: int, state: Callable[[], RunState]) -> None:
+        def keep_again(step: int, state: Callable[[], RunState]) -> RunState:
             kept[step] = state()
+            return kept[step]
 
         graphs = Graphs(room_for_graphs(steps, copies)) if keep_graphs and can_be_kept(steps.problem) else None
         steps.run(start, values, keep=keep, graphs=graphs if length == 1 else None)

@@ -76,16 +76,22 @@ def pull_back_gradient(
 
 
 class GradientGraph:
-    """A gradient with its graph, at weights of its own that stay as they are while the model moves on.
+    """A gradient with its graph, at given weights that stay as they are while the model moves on.
 
     For a batch in one piece, of a model that normalises by no batch statistics; see `can_be_kept`.
     """
 
-    def __init__(self, part: Problem, tensors: Sequence[TrainableTensor], in_loss: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        part: Problem,
+        tensors: Sequence[TrainableTensor],
+        weights: Mapping[str, Tensor],
+        in_loss: Mapping[str, Tensor],
+    ) -> None:
         """Costs a gradient. Raises MismatchError where the loss has no second derivative."""
         part.budget.check()
         self.part, self.tensors, self.in_loss = part, tensors, in_loss
-        self.weights = [tensor.parameter.detach().clone().requires_grad_() for tensor in tensors]
+        self.weights = [weights[tensor.name].detach().requires_grad_() for tensor in tensors]
         (chunk,) = part.chunks()
         kept: dict[int, int] = {}
 
@@ -114,11 +120,9 @@ class GradientGraph:
         begins = [*self.weights, *self.in_loss.values()]
         if not any(bool(each.any()) for each in adjoint.values()):
             return [torch.zeros_like(value) for value in begins]
-        pairs = zip(self.tensors, self._gradients, strict=True)
         with self._in_place():
-            slope = torch.stack([(gradient * adjoint[tensor.name]).sum() for tensor, gradient in pairs]).sum()
             # the whole graph is run, so that an operation in it that is differentiable only once says so
-            slope.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(self._gradients, [adjoint[tensor.name] for tensor in self.tensors])
         return [torch.zeros_like(value) if value.grad is None else value.grad for value in begins]
 
     @contextmanager
