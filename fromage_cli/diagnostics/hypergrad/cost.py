@@ -70,8 +70,8 @@ def estimate(
         whole, again = step * request.steps, 0.0
         if plan.unrolls:
             timed(training, lambda: unroll(few, rows, plan.values))
-            back = max(0.0, timed(training, lambda: unroll(few, rows, plan.values)) - 8 * judged) / len(few.batches)
-            again = (back + (step if copies is not None else 0.0)) * request.steps + 8 * judged
+            back = max(0.0, timed(training, lambda: unroll(few, rows, plan.values)) - 5 * judged) / len(few.batches)
+            again = (back + (step if copies is not None else 0.0)) * request.steps + 5 * judged
         seconds += again + plan.runs * (whole + judged)
         share = plan.share * request.steps
         gradients += share * (plan.runs + (PRODUCT + 2.0 if plan.unrolls else 0.0)) + FORWARD * plan.runs

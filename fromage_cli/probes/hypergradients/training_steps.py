@@ -109,12 +109,13 @@ class TrainingSteps:
         *,
         keep: Callable[[int, Callable[[], RunState]], RunState | None] = lambda step, state: None,
         graphs: "Graphs | None" = None,
+        finish: bool = True,
     ) -> None:
         """Takes steps `first` to `last` from a state and leaves the model at their end.
 
-        `keep` is called before every step with its number and a function that copies the state, and gives the copy if
-        it made one; then `graphs` takes the graph of the gradient there, as far as it has room. Raises NumericalError
-        where a loss is not finite.
+        `keep` is called before every step with its number and a function that copies the state. Where it returns a
+        copy, `graphs` takes the graph of the gradient there, as far as it has room. Without `finish` the last step is
+        kept but not taken. Raises NumericalError where a loss is not finite.
         """
         problem, last = self.problem, len(self.batches) if last is None else last
         for tensor in self.tensors:
@@ -131,7 +132,7 @@ class TrainingSteps:
 
         with dropping(problem.model, values.dropout):
             for step in range(first, last):
-                kept = keep(step, state)
+                kept, stops = keep(step, state), step == last - 1 and not finish
                 part = self._part(step, values.loss)
                 with self.statistics.updated() as buffers:
                     loss: float | None = None
@@ -139,6 +140,8 @@ class TrainingSteps:
                     if graphs is not None and kept is not None and graphs.have_room(last - step):
                         loss, gradients = graphs.add(step, self._graph(part, kept, values))
                     if loss is None:
+                        if stops:
+                            return
                         loss, gradients = gradients_of(part)
                 problem.evaluations.gradients += part.rows / problem.rows
                 if not math.isfinite(loss):
@@ -146,6 +149,8 @@ class TrainingSteps:
                         f"The training loss is {loss} after {counted(step, 'further step')}.",
                         "Ask for fewer steps (--method unroll:N), or give a smaller --lr.",
                     )
+                if stops:
+                    return
                 self.statistics.load(buffers)
                 for tensor in self.tensors:
                     tensor.parameter.grad = gradients.get(tensor.name)

@@ -88,7 +88,7 @@ def unroll(
         for first in range(last, -1, -length):
             end_of_stretch = min(first + length, count)
             if first != last:
-                steps.run(kept[first], values, first, end_of_stretch, keep=keep_again, graphs=graphs)
+                steps.run(kept[first], values, first, end_of_stretch, keep=keep_again, graphs=graphs, finish=False)
             for step in reversed(range(first, end_of_stretch)):
                 graph = graphs.taken(step) if graphs is not None else None
                 adjoint = steps.pull_back(step, kept.pop(step), values, adjoint, graph)
