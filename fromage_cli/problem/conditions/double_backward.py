@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from fromage_cli.errors import MismatchError, words_of
@@ -34,15 +35,12 @@ def twice_differentiable(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def double_backward(model: nn.Module) -> Iterator[None]:
     """The conditions under which a forward pass is made whose gradient is to be differentiated."""
-    with twice_differentiable(model), _WeightNormByFormula():
+    with twice_differentiable(model), _ByFormula():
         yield
 
 
-class _WeightNormByFormula(TorchFunctionMode):
-    """Weight normalisation as v * (g / ||v||): torch's kernel takes ||v|| as fixed in the derivative of its gradient.
-
-    That makes Hessian-vector products silently wrong in the rows of v, by two thirds in one case.
-    """
+class _ByFormula(TorchFunctionMode):
+    """Formulas in the place of kernels whose derivative of the gradient is wrong or slow."""
 
     def __torch_function__(
         self,
@@ -52,11 +50,35 @@ class _WeightNormByFormula(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Takes the place of every call of torch while the context lasts."""
+        return FORMULAS.get(func, func)(*args, **(kwargs or {}))
 
-        def by_formula(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
-            return v * (g / torch.norm_except_dim(v, 2, dim))
 
-        return (by_formula if func is torch._weight_norm else func)(*args, **(kwargs or {}))
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """Returns v * (g / ||v||): torch's kernel takes ||v|| as fixed in the derivative of its gradient.
+
+    That makes Hessian-vector products silently wrong in the rows of v, by two thirds in one case.
+    """
+    return v * (g / torch.norm_except_dim(v, 2, dim))
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, *more: Any, **named: Any) -> Tensor:
+    """Returns softmax(QKᵀ / √d) V where nothing is masked but the future: torch also looks for rows without a key."""
+    others = named.get("attn_mask") is not None or named.get("dropout_p") or named.get("enable_gqa")
+    if more or others or query.is_nested:
+        found: Tensor = scaled_dot_product_attention(query, key, value, *more, **named)
+        return found
+    scale = named.get("scale")
+    scores: Tensor = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-2, -1)
+    if named.get("is_causal"):
+        scores += scores.new_full(scores.shape[-2:], -torch.inf).triu(1)
+    return scores.softmax(-1) @ value
+
+
+FORMULAS: Mapping[Callable[..., Any], Callable[..., Any]] = {
+    torch._weight_norm: _weight_norm,
+    scaled_dot_product_attention: _attention,
+}
+"""By the function of torch."""
 
 
 @contextmanager
