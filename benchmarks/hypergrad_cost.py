@@ -3,8 +3,8 @@
     python benchmarks/hypergrad_cost.py
 
 Each network takes its steps plainly, then forwards and backwards with all states held, then with those of the square
-root of the steps. Seconds are of one thread, counted by the processor's clock, so other work on the machine does not
-add to them. Prints a Markdown table of ratios from one run.
+root of the steps; all three in turn, and the fastest of each counts. Seconds are of one thread, by the processor's
+clock, so that other work on the machine adds little. Prints a Markdown table of ratios from one run.
 """
 
 import sys
@@ -29,7 +29,7 @@ from fromage_cli.problem.losses.supervised_losses import CrossEntropy
 sys.path.insert(0, str(Path(__file__).parents[1] / "sample_checkpoints"))
 from models import char_gpt, convnet  # in the samples' folder
 
-STEPS, ROWS = 16, 64
+STEPS, ROWS, ROUNDS = 16, 64, 4
 
 
 def perceptron(width: int) -> nn.Module:
@@ -60,13 +60,16 @@ def row(name: str, model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor
         with steps.from_checkpoint() as start:
             steps.run(start, values)
 
-    plainly()  # kernels load
-    unroll(TrainingSteps(matched, batches[:1], values), rows, values)
-    plain = min(seconds(plainly) for _ in range(2))
-    every = seconds(lambda: unroll(steps, rows, values))
-    root = seconds(lambda: unroll(steps, rows, values, copies=2 * segment_length(STEPS)))
+    def every() -> None:
+        unroll(steps, rows, values)
+
+    def root() -> None:
+        unroll(steps, rows, values, copies=2 * segment_length(STEPS))
+
+    rounds = [[seconds(run) for run in (plainly, every, root)] for _ in range(ROUNDS)]
+    plain, with_all, with_root = (min(each) for each in zip(*rounds, strict=True))
     count = sum(tensor.parameter.numel() for tensor in problem.trainable)
-    return f"| {name} | {count:,} | {optimizer} | {every / plain:.2f} | {root / plain:.2f} |"
+    return f"| {name} | {count:,} | {optimizer} | {with_all / plain:.2f} | {with_root / plain:.2f} |"
 
 
 def main() -> None:

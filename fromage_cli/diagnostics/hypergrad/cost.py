@@ -108,8 +108,8 @@ def _seconds_ahead(plan: _Plan, few: TrainingSteps, rows: Validation, *, again: 
     step, seconds = whole / len(few.batches), first - whole
     if plan.unrolls:
         first, whole = timed(problem, back), timed(problem, back)
-        each = max(0.0, whole - 8.0 * judged) / len(few.batches)  # two gradients of the validation rows
-        seconds += first - whole + 8.0 * judged + (each + (step if again else 0.0)) * steps
+        each = max(0.0, whole - 5.0 * judged) / len(few.batches)  # a loss and a gradient of the validation rows
+        seconds += first - whole + 5.0 * judged + (each + (step if again else 0.0)) * steps
     return seconds + plan.runs * (step * steps + judged)
 
 

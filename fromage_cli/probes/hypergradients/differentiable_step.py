@@ -116,7 +116,7 @@ class _Begin:
         self.group = {**inputs.settings, "lr": self.rate, "weight_decay": self.decay}
         if decay is None:
             del self.group["weight_decay"]
-        held = _prepared(rule, inputs.slot, inputs.weight, self.group)
+        held = _with_derivatives(rule, begun(rule, inputs.slot, inputs.weight, self.group))
         self.slot = {key: _leaf(value) for key, value in held.items() if _moves(key, value)}
         self.remembered = {k: self.slot[k].clone() if k in self.slot else copy(value) for k, value in held.items()}
 
@@ -131,12 +131,11 @@ def _moves(name: str, value: Any) -> bool:
     return name != "step" and isinstance(value, Tensor) and value.is_floating_point()
 
 
-def _prepared(rule: Rule, slot: Mapping[str, Any], weight: Tensor, settings: dict[str, Any]) -> dict[str, Any]:
-    """A slot for the differentiable step, as the step begins.
+def begun(rule: Rule, slot: Mapping[str, Any], weight: Tensor, settings: dict[str, Any]) -> dict[str, Any]:
+    """A slot as the step begins; what is not there yet starts from 0.
 
-    Counts are in float64, for bias corrections are powers of them. A momentum that is not there yet starts from 0,
-    for torch would copy the first gradient without its graph, and dampening begins with the second step. Where a second
-    moment is 0 its root has no derivative: the smallest number takes its place.
+    So does a momentum: torch would copy the first gradient without its graph, and dampening begins with the second
+    step.
     """
     found = dict(slot)
     if rule.averages == "momentum" and settings.get("momentum") and "momentum_buffer" not in found:
@@ -146,11 +145,20 @@ def _prepared(rule: Rule, slot: Mapping[str, Any], weight: Tensor, settings: dic
         found = {name: torch.zeros_like(weight) for name in ("exp_avg", "exp_avg_sq")} | {"step": 0} | found
         if settings.get("amsgrad"):
             found.setdefault("max_exp_avg_sq", torch.zeros_like(weight))
-        if rule.implementation.startswith("torch."):
-            found["step"] = torch.tensor(float(found["step"]), dtype=torch.float64)
-        for name in ("exp_avg_sq", "max_exp_avg_sq"):
-            if name in found:
-                found[name] = found[name].clamp_min(torch.finfo(weight.dtype).tiny)
+    return found
+
+
+def _with_derivatives(rule: Rule, slot: dict[str, Any]) -> dict[str, Any]:
+    """The slot such that torch's step has derivatives.
+
+    Counts are in float64, for bias corrections are powers of them. Where a second moment is 0 its root has no
+    derivative: the smallest number takes its place.
+    """
+    found = dict(slot)
+    if "step" in found and rule.implementation.startswith("torch."):
+        found["step"] = torch.tensor(float(found["step"]), dtype=torch.float64)
+    for name in found.keys() & {"exp_avg_sq", "max_exp_avg_sq"}:
+        found[name] = found[name].clamp_min(torch.finfo(found[name].dtype).tiny)
     return found
 
 

@@ -63,6 +63,16 @@ class RunningStatistics:
         finally:
             self._replace(before)
 
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Copies stand in their places within the block, so that a graph made there outlives what is written later."""
+        before = dict(self._buffers())
+        try:
+            self._replace(self.held())
+            yield
+        finally:
+            self._replace(before)
+
     def _replace(self, others: Mapping[str, Tensor]) -> None:
         for key, value in others.items():
             number, _, name = key.partition(".")
@@ -93,7 +103,8 @@ class RunningStatistics:
 
         def note(number: int) -> Any:
             def hook(module: nn.Module, inputs: Sequence[Tensor], named: Mapping[str, Tensor], _: Any) -> None:
-                found.calls.append((number, _share(module), *_of_rows(module, *inputs, *named.values())))
+                (rows,) = (*inputs, *named.values())
+                found.calls.append(_Call(number, _share(module), rows, isinstance(module, _InstanceNorm)))
 
             return hook
 
@@ -177,40 +188,54 @@ def _by_formula(
     return found if bias is None else found + channels(bias)
 
 
+@dataclass(frozen=True)
+class _Call:
+    """One call of a layer in a step."""
+
+    number: int
+    """The module's."""
+    share: float
+    """Its m."""
+    inputs: Tensor
+    """Rows × channels × everything else."""
+    each_row: bool
+    """Whether the statistics are those of each row, with their mean taken."""
+
+    def term(self, mean: Tensor, variance: Tensor) -> Tensor:
+        """A scalar with the derivatives of <mean, means> + <variance, unbiased variances>."""
+        rows = self.inputs.detach().reshape(*self.inputs.shape[:2], -1)  # rows × channels × everything else
+        over, many = ([2], rows.shape[0]) if self.each_row else ([0, 2], 1)
+        count = rows.numel() / (rows.shape[1] * many)
+        slope = (rows - rows.mean(over, keepdim=True)) * (variance * 2.0 / ((count - 1.0) * many))[:, None]
+        slope += (mean / (count * many))[:, None]
+        return (slope.view_as(self.inputs) * self.inputs).sum()
+
+
 @dataclass
 class PulledBack:
     """The adjoint of running statistics through the passes of one step."""
 
     adjoint: Mapping[str, Tensor]
     """After the step, by key; of means and variances alone."""
-    calls: list[tuple[int, float, Tensor, Tensor]] = field(default_factory=list)
-    """The module's number, its share m, and mean and variance of the rows, of every call in order."""
+    calls: list[_Call] = field(default_factory=list)
+    """In their order."""
 
     def terms(self) -> list[Tensor]:
         """Scalars whose gradient by the weights is what the statistics add to the adjoint of these."""
-        found, kept = [], dict.fromkeys((number for number, *_ in self.calls), 1.0)
-        for number, share, mean, variance in reversed(self.calls):
-            for name, value in (("running_mean", mean), ("running_var", variance)):
-                if (weight := self.adjoint.get(f"{number}.{name}")) is not None:
-                    found.append(share * kept[number] * (weight * value).sum())
-            kept[number] *= 1.0 - share
+        found, kept = [], dict.fromkeys((call.number for call in self.calls), 1.0)
+        for call in reversed(self.calls):
+            keys = [f"{call.number}.{name}" for name in NAMES[:2]]
+            if all(key in self.adjoint for key in keys):
+                found.append(call.share * kept[call.number] * call.term(*(self.adjoint[key] for key in keys)))
+            kept[call.number] *= 1.0 - call.share
         return found
 
     def before(self) -> Buffers:
         """The adjoint before the step."""
         kept: dict[str, float] = {}
-        for number, share, *_ in self.calls:
-            kept[str(number)] = kept.get(str(number), 1.0) * (1.0 - share)
+        for call in self.calls:
+            kept[str(call.number)] = kept.get(str(call.number), 1.0) * (1.0 - call.share)
         return {key: value * kept.get(key.partition(".")[0], 1.0) for key, value in self.adjoint.items()}
-
-
-def _of_rows(module: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased variance of each channel, over all rows, or over each row with their mean taken."""
-    if isinstance(module, _InstanceNorm):
-        each = inputs.flatten(2)
-        return each.mean(2).mean(0), each.var(2).mean(0)
-    rows = inputs.transpose(0, 1).flatten(1)  # channels × everything else
-    return rows.mean(1), rows.var(1)
 
 
 def _share(module: Any) -> float:

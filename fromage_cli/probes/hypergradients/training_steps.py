@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,9 +16,10 @@ from torch import Tensor
 
 from fromage_cli.counting import counted
 from fromage_cli.errors import NumericalError
-from fromage_cli.probes.hypergradients.differentiable_step import DifferentiableStep, StepInputs
+from fromage_cli.probes.hypergradients.closed_forms import pull_back_step
+from fromage_cli.probes.hypergradients.differentiable_step import StepInputs
 from fromage_cli.probes.hypergradients.hyperparameters import Values, dropping
-from fromage_cli.probes.hypergradients.running_statistics import Buffers, RunningStatistics
+from fromage_cli.probes.hypergradients.running_statistics import Buffers, PulledBack, RunningStatistics
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.optimizer_step.real_step import load_slot
 from fromage_cli.problem.data.batches import Batch
@@ -106,13 +107,15 @@ class TrainingSteps:
         first: int = 0,
         last: int | None = None,
         *,
-        keep: Callable[[int, Callable[[], RunState]], None] = lambda step, state: None,
+        keep: Callable[[int, Callable[[], RunState]], RunState | None] = lambda step, state: None,
         graphs: "Graphs | None" = None,
+        finish: bool = True,
     ) -> None:
         """Takes steps `first` to `last` from a state and leaves the model at their end.
 
-        `keep` is called before every step with its number and a function that copies the state; `graphs` takes the
-        graphs of gradients, as far as it has room. Raises NumericalError where a loss is not finite.
+        `keep` is called before every step with its number and a function that copies the state. Where it returns a
+        copy, `graphs` takes the graph of the gradient there, as far as it has room. Without `finish` the last step is
+        kept but not taken. Raises NumericalError where a loss is not finite.
         """
         problem, last = self.problem, len(self.batches) if last is None else last
         for tensor in self.tensors:
@@ -129,14 +132,16 @@ class TrainingSteps:
 
         with dropping(problem.model, values.dropout):
             for step in range(first, last):
-                keep(step, state)
+                kept, stops = keep(step, state), step == last - 1 and not finish
                 part = self._part(step, values.loss)
                 with self.statistics.updated() as buffers:
                     loss: float | None = None
                     gradients: Tensors = {}
-                    if graphs is not None and graphs.have_room(last - step):
-                        loss, gradients = graphs.add(step, self._graph(part, values))
+                    if graphs is not None and kept is not None and graphs.have_room(last - step):
+                        loss, gradients = graphs.add(step, self._graph(part, kept, values))
                     if loss is None:
+                        if stops:
+                            return
                         loss, gradients = gradients_of(part)
                 problem.evaluations.gradients += part.rows / problem.rows
                 if not math.isfinite(loss):
@@ -144,6 +149,8 @@ class TrainingSteps:
                         f"The training loss is {loss} after {counted(step, 'further step')}.",
                         "Ask for fewer steps (--method unroll:N), or give a smaller --lr.",
                     )
+                if stops:
+                    return
                 self.statistics.load(buffers)
                 for tensor in self.tensors:
                     tensor.parameter.grad = gradients.get(tensor.name)
@@ -152,29 +159,34 @@ class TrainingSteps:
                 finally:
                     problem.drop_gradients()
 
-    def _graph(self, part: Problem, values: Values) -> GradientGraph:
+    def _graph(self, part: Problem, state: RunState, values: Values) -> "StepGraph":
         """The gradient of a step with its graph."""
         in_loss = leaves(values.loss, self.problem.device)
         part.loss = training_loss(self.problem.loss, in_loss)
-        return GradientGraph(part, self.tensors, in_loss)
+        with self.statistics.pulled_back({}) as passes:  # from an adjoint that is not known yet
+            graph = GradientGraph(part, self.tensors, state.weights, in_loss, self.statistics.apart)
+        return StepGraph(graph, passes)
 
     def pull_back(
-        self, step: int, state: RunState, values: Values, after: Adjoint, graph: GradientGraph | None = None
+        self, step: int, state: RunState, values: Values, after: Adjoint, kept: "StepGraph | None" = None
     ) -> Adjoint:
         """The adjoint before a step, from that after it.
 
-        Costs a gradient and a Hessian-vector product, or the product alone where the `graph` of the gradient was kept.
+        Costs a gradient and a Hessian-vector product, or the product alone where the graph of the gradient was `kept`.
         It costs no product where the step does not depend on the gradient's size, as through a sign.
         """
-        if graph is not None:
-            before = Adjoint({}, {}, after.buffers, dict(after.rates), dict(after.decays), dict(after.loss))
-            adjoint = self._through_optimizer(graph.gradients, state, values, after, before)
+        before = Adjoint({}, {}, {}, dict(after.rates), dict(after.decays), dict(after.loss))
+        if kept is not None:
+            graph, passes = kept.graph, replace(kept.passes, adjoint=after.buffers)
+            adjoint, before.buffers = (
+                self._through_optimizer(graph.gradients, state, values, after, before),
+                passes.before(),
+            )
             with dropping(self.problem.model, values.dropout):
-                return self._added(before, graph.pull_back(adjoint), graph.part, graph.in_loss)
+                return self._added(before, graph.pull_back(adjoint, passes.terms()), graph.part, graph.in_loss)
         for tensor in self.tensors:
             tensor.parameter.data.copy_(state.weights[tensor.name])
         self.statistics.load(state.buffers)
-        before = Adjoint({}, {}, {}, dict(after.rates), dict(after.decays), dict(after.loss))
         part, in_loss = self._part(step, values.loss), leaves(values.loss, self.problem.device)
         part.loss = training_loss(self.problem.loss, in_loss)
 
@@ -236,8 +248,8 @@ class TrainingSteps:
             StepInputs(state.weights[name], gradients[name], state.slots[name], group)
             for name, group in zip(names, settings, strict=True)
         ]
-        step = DifferentiableStep(self.record, inputs)
-        adjoints = step.pull_back([after.weights[n] for n in names], [after.slots.get(n, {}) for n in names])
+        weights, slots = [after.weights[n] for n in names], [after.slots.get(n, {}) for n in names]
+        adjoints = pull_back_step(self.record, inputs, weights, slots)
         for name, adjoint in zip(names, adjoints, strict=True):
             before.weights[name], before.slots[name] = adjoint.weight, adjoint.slot
             before.rates[name] = before.rates.get(name, 0.0) + adjoint.rate
@@ -248,28 +260,37 @@ class TrainingSteps:
         return {name: adjoint.gradient for name, adjoint in zip(names, adjoints, strict=True)}
 
 
+@dataclass(frozen=True)
+class StepGraph:
+    """The gradient of one step with its graph, and what the step added to running statistics."""
+
+    graph: GradientGraph
+    passes: PulledBack
+    """Their adjoint comes later."""
+
+
 class Graphs:
     """Graphs of gradients that are kept for the way back, as many as there is room for."""
 
     def __init__(self, room: float) -> None:
         """`room`: bytes."""
         self.room, self.size = room, 0
-        self.held: dict[int, GradientGraph] = {}
+        self.held: dict[int, StepGraph] = {}
 
     def have_room(self, ahead: int) -> bool:
         """Whether there is room for so many more graphs: those of this step and of all behind it."""
         return self.room > 0.0 and ahead * self.size <= self.room
 
-    def add(self, step: int, graph: GradientGraph) -> tuple[float | None, Tensors]:
+    def add(self, step: int, kept: StepGraph) -> tuple[float | None, Tensors]:
         """Keeps a graph; its loss and gradient, or neither where the model does not let its weights be replaced."""
-        self.size = max(self.size, graph.nbytes)
-        if not graph.complete:
+        self.size = max(self.size, kept.graph.nbytes)
+        if not kept.graph.complete:
             self.room = 0.0
             return None, {}
-        self.held[step] = graph
-        return graph.loss, graph.gradients
+        self.held[step] = kept
+        return kept.graph.loss, kept.graph.gradients
 
-    def taken(self, step: int) -> GradientGraph | None:
+    def taken(self, step: int) -> StepGraph | None:
         """The graph of a step, which is then no longer held here."""
         return self.held.pop(step, None)
 

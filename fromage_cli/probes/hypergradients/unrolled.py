@@ -62,29 +62,33 @@ def unroll(
     derivative, ResourceError at a limit.
     """
     count = len(steps.batches)
-    length = 1 if copies is None or copies >= count else segment_length(count)
+    length = count if copies is None or copies >= count else segment_length(count)
     with steps.from_checkpoint() as start:
-        begin = validation.gradient(steps.tensors, steps.statistics).loss
+        begin = validation.problem.value()
         kept: dict[int, RunState] = {}
-        last = (count - 1) // length * length  # the last stretch is held as it is taken
+        last = (count - 1) // length * length  # the last stretch is held as it is taken, with its graphs
 
-        def keep(step: int, state: Callable[[], RunState]) -> None:
+        def keep(step: int, state: Callable[[], RunState]) -> RunState | None:
             advance()
-            if step % length == 0 or step >= last:
+            if step >= last:
+                return keep_again(step, state)
+            if step % length == 0:
                 kept[step] = state()
+            return None
 
-        def keep_again(step: int, state: Callable[[], RunState]) -> None:
+        def keep_again(step: int, state: Callable[[], RunState]) -> RunState:
             kept[step] = state()
+            return kept[step]
 
         graphs = Graphs(room_for_graphs(steps, copies)) if keep_graphs and can_be_kept(steps.problem) else None
-        steps.run(start, values, keep=keep, graphs=graphs if length == 1 else None)
+        steps.run(start, values, keep=keep, graphs=graphs)
         end = validation.gradient(steps.tensors, steps.statistics)
         require_finite(end.loss, count)
         adjoint = Adjoint(end.weights, {}, end.buffers, {}, {}, {})
         for first in range(last, -1, -length):
             end_of_stretch = min(first + length, count)
-            if length > 1 and (first != last or graphs is not None):
-                steps.run(kept[first], values, first, end_of_stretch, keep=keep_again, graphs=graphs)
+            if first != last:
+                steps.run(kept[first], values, first, end_of_stretch, keep=keep_again, graphs=graphs, finish=False)
             for step in reversed(range(first, end_of_stretch)):
                 graph = graphs.taken(step) if graphs is not None else None
                 adjoint = steps.pull_back(step, kept.pop(step), values, adjoint, graph)

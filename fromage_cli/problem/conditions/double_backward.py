@@ -1,10 +1,12 @@
 """What makes derivatives of a backward pass right: kernels that have them, and formulas where a kernel's are wrong."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from fromage_cli.errors import MismatchError, words_of
 from fromage_cli.problem.conditions.evaluation import scripted_from
@@ -33,7 +35,7 @@ def twice_differentiable(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def double_backward(model: nn.Module) -> Iterator[None]:
     """The conditions under which a forward pass is made whose gradient is to be differentiated."""
-    with twice_differentiable(model), ReplacedCalls({torch._weight_norm: _weight_norm}):
+    with twice_differentiable(model), ReplacedCalls(FORMULAS):
         yield
 
 
@@ -43,6 +45,26 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     That makes Hessian-vector products silently wrong in the rows of v, by two thirds in one case.
     """
     return v * (g / torch.norm_except_dim(v, 2, dim))
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, *more: Any, **named: Any) -> Tensor:
+    """Returns softmax(QKᵀ / √d) V where nothing is masked but the future: torch also looks for rows without a key."""
+    others = named.get("attn_mask") is not None or named.get("dropout_p") or named.get("enable_gqa")
+    if more or others or query.is_nested:
+        found: Tensor = scaled_dot_product_attention(query, key, value, *more, **named)
+        return found
+    scale = named.get("scale")
+    scores: Tensor = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-2, -1)
+    if named.get("is_causal"):
+        scores += scores.new_full(scores.shape[-2:], -torch.inf).triu(1)
+    return scores.softmax(-1) @ value
+
+
+FORMULAS: Mapping[Callable[..., Any], Callable[..., Any]] = {
+    torch._weight_norm: _weight_norm,
+    scaled_dot_product_attention: _attention,
+}
+"""By the function of torch."""
 
 
 @contextmanager

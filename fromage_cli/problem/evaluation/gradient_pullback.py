@@ -1,7 +1,7 @@
 """Vectors pulled back through the gradient, as a map of the weights and of what the loss is made with."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -76,16 +76,23 @@ def pull_back_gradient(
 
 
 class GradientGraph:
-    """A gradient with its graph, at weights of its own that stay as they are while the model moves on.
+    """A gradient with its graph, at given weights that stay as they are while the model moves on.
 
-    For a batch in one piece, of a model that normalises by no batch statistics; see `can_be_kept`.
+    For a batch in one piece; see `can_be_kept`.
     """
 
-    def __init__(self, part: Problem, tensors: Sequence[TrainableTensor], in_loss: Mapping[str, Tensor]) -> None:
-        """Costs a gradient. Raises MismatchError where the loss has no second derivative."""
+    def __init__(
+        self,
+        part: Problem,
+        tensors: Sequence[TrainableTensor],
+        weights: Mapping[str, Tensor],
+        in_loss: Mapping[str, Tensor],
+        within: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """Costs a gradient, which is computed `within` a context. Raises MismatchError without a second derivative."""
         part.budget.check()
         self.part, self.tensors, self.in_loss = part, tensors, in_loss
-        self.weights = [tensor.parameter.detach().clone().requires_grad_() for tensor in tensors]
+        self.weights = [weights[tensor.name].detach().requires_grad_() for tensor in tensors]
         (chunk,) = part.chunks()
         kept: dict[int, int] = {}
 
@@ -94,7 +101,7 @@ class GradientGraph:
             kept[storage.data_ptr()] = storage.nbytes()
             return tensor
 
-        with self._in_place(), part.evaluation(chunk), saved_tensors_hooks(count, lambda tensor: tensor):
+        with self._in_place(), part.evaluation(chunk), within(), saved_tensors_hooks(count, lambda tensor: tensor):
             found = part.loss(part.model, chunk)
             loss = found.total / found.count
             one = torch.ones((), dtype=loss.dtype, device=loss.device, requires_grad=True)
@@ -109,16 +116,18 @@ class GradientGraph:
         """By tensor name."""
         return {t.name: g.detach() for t, g in zip(self.tensors, self._gradients, strict=True)}
 
-    def pull_back(self, adjoint: Mapping[str, Tensor]) -> list[Tensor]:
-        """The derivative of <adjoint, gradient> by the weights and by what the loss is made with; frees the graph."""
+    def pull_back(self, adjoint: Mapping[str, Tensor], terms: Sequence[Tensor] = ()) -> list[Tensor]:
+        """The derivative of <adjoint, gradient> + the terms by the weights and by what the loss is made with.
+
+        Frees the graph.
+        """
         begins = [*self.weights, *self.in_loss.values()]
-        if not any(bool(each.any()) for each in adjoint.values()):
+        if not terms and not any(bool(each.any()) for each in adjoint.values()):
             return [torch.zeros_like(value) for value in begins]
-        pairs = zip(self.tensors, self._gradients, strict=True)
         with self._in_place():
-            slope = torch.stack([(gradient * adjoint[tensor.name]).sum() for tensor, gradient in pairs]).sum()
             # the whole graph is run, so that an operation in it that is differentiable only once says so
-            slope.backward()  # type: ignore[no-untyped-call]
+            given = [*(adjoint[tensor.name] for tensor in self.tensors), *(torch.ones_like(term) for term in terms)]
+            torch.autograd.backward([*self._gradients, *terms], given)
         return [torch.zeros_like(value) if value.grad is None else value.grad for value in begins]
 
     @contextmanager
@@ -140,10 +149,10 @@ class GradientGraph:
 
 
 def can_be_kept(problem: Problem) -> bool:
-    """Whether graphs of a gradient may be held while the model moves on: its state is its weights alone."""
+    """Whether graphs of a gradient may be held while the model moves on: other weights can be put in its place."""
     model = unwrapped(problem.model)
     scripted = any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
-    return problem.micro_batch is None and not problem.conditions.batch_norms and not scripted
+    return problem.micro_batch is None and not scripted
 
 
 def require_effect(problem: Problem, in_loss: Mapping[str, Tensor]) -> None:

@@ -131,6 +131,20 @@ def test_in_evaluation_they_can_be_differentiated_by(rows: dict[str, Tensor]) ->
         assert float((slope * way).sum()) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6, abs=1e-9), key
 
 
+def test_a_graph_made_apart_outlives_what_is_written_later(rows: dict[str, Tensor]) -> None:
+    model = network()
+    problem, statistics = problem_of(model, rows), RunningStatistics(problem_of(model, rows))
+    before = statistics.moving
+    slopes = []
+    for later in (0.0, 1.0):
+        with statistics.apart():
+            loss = model.train()(rows["x"]).square().sum()
+        assert all(statistics.moving[key] is value for key, value in before.items())
+        statistics.load({key: value + later for key, value in statistics.held().items()})
+        slopes.append(torch.autograd.grad(loss, [tensor.parameter for tensor in problem.trainable]))
+    assert all(torch.equal(one, other) for one, other in zip(*slopes, strict=True))
+
+
 def test_after_an_error_the_buffers_are_back(rows: dict[str, Tensor]) -> None:
     model = network()
     statistics = RunningStatistics(problem_of(model, rows))

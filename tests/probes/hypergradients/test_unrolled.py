@@ -271,7 +271,11 @@ def test_steps_without_a_second_derivative_are_refused(tanh_once: nn.Module, kee
         unroll(probed.steps, probed.validation, probed.values, keep_graphs=keep_graphs)
 
 
-@pytest.mark.parametrize("model", [None, Tied, with_dropout, Gated])
+def normalised() -> nn.Module:
+    return Normalised(0.1)
+
+
+@pytest.mark.parametrize("model", [None, Tied, with_dropout, Gated, normalised])
 def test_graphs_that_are_kept_change_nothing(model: Callable[[], nn.Module] | None) -> None:
     run = saved_run("adamw", model().double() if model is not None else None)
     probed = run.probed(7)

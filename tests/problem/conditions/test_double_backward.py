@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -54,6 +55,35 @@ def test_weight_normalisation_itself_is_what_torch_computes() -> None:
         torch.testing.assert_close(layer.weight, layer.parametrizations.weight(), rtol=0, atol=0)
         written_out = layer.weight
     torch.testing.assert_close(written_out, layer.weight)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"is_causal": True},
+        {"is_causal": True, "scale": 0.3},
+        {"attn_mask": torch.tensor([[True, False, True, False], [False, False, True, True], [False] * 4])},
+        {"enable_gqa": True},
+        {"dropout_p": 0.5},
+    ],
+)
+def test_attention_and_its_two_derivatives_are_torchs(settings: dict[str, Any]) -> None:
+    """Three queries, four keys of another length than the values, and a query that sees no key."""
+    torch.manual_seed(0)
+    heads = 1 if "enable_gqa" in settings else 2
+    shapes = (5, 2, 3, 6), (5, heads, 4, 6), (5, heads, 4, 7)
+    begins = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    found = []
+    for conditions in (twice_differentiable, double_backward):
+        torch.manual_seed(1)
+        with conditions(nn.Identity()):
+            mixed = nn.functional.scaled_dot_product_attention(*begins, **settings)
+            slopes = torch.autograd.grad(mixed.sin().sum(), begins, create_graph=True)
+            second = torch.autograd.grad(torch.stack([slope.cos().sum() for slope in slopes]).sum(), begins)
+        found.append([mixed, *slopes, *second])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
 
 
 def test_a_missing_derivative_is_told_and_a_full_memory_passes() -> None:
