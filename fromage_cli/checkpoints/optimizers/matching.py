@@ -51,14 +51,17 @@ def match_parameters(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]
 def never_updated(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
     """The tensors that no optimizer was given, or that have no slot beside others that have one; none where not told.
 
-    Of an optimizer that takes matrices only, vectors are another's.
+    Of an optimizer that takes matrices only, vectors are another's. A group without momentum remembers nothing of its
+    tensors, which says nothing.
     """
     whole = state.whole or state
     rule = RULES.get(whole.settings.rule or "")
     taken = {name: shape for name, shape in shapes.items() if rule is None or not rule.matrices_only or len(shape) == 2}
     with suppress(MismatchError):
         numbers = match_parameters(whole, taken)
-        return [name for name in taken if name not in numbers or (whole.slots and numbers[name] not in whole.slots)]
+        told = {number for group in whole.groups if group.settings.get("momentum") != 0 for number in group.numbers}
+        silent = (told - set(whole.slots)) if whole.slots else set()
+        return [name for name in taken if name not in numbers or numbers[name] in silent]
     return []
 
 

@@ -83,3 +83,10 @@ def test_layers_without_a_slot_beside_others_were_never_updated(tmp_path):
     model[0].requires_grad_(False)
     found = described(tmp_path, model, torch.optim.AdamW(model.parameters()))
     assert found is not None and found.never_updated == ("0.weight",)
+
+
+def test_a_group_without_momentum_has_no_slots_to_tell_by(tmp_path):
+    model = nn.Sequential(nn.Linear(5, 6), nn.Linear(6, 5))
+    groups = [{"params": model[0].parameters(), "momentum": 0.9}, {"params": model[1].parameters(), "momentum": 0.0}]
+    found = described(tmp_path, model, torch.optim.SGD(groups, lr=0.1))
+    assert found is not None and found.never_updated == ()
