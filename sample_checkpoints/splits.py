@@ -64,3 +64,8 @@ def _sequences(coded: torch.Tensor) -> Rows:
 def held_out_images() -> Rows:
     """Return the images held out, for `--val-batch sample_checkpoints/splits.py:held_out_images`."""
     return digit_images().held_out
+
+
+def held_out_text() -> Rows:
+    """Return the sequences held out, for `--val-batch sample_checkpoints/splits.py:held_out_text`."""
+    return characters().held_out

@@ -59,9 +59,8 @@ def never_updated(state: OptimizerState, shapes: Mapping[str, tuple[int, ...]]) 
     taken = {name: shape for name, shape in shapes.items() if rule is None or not rule.matrices_only or len(shape) == 2}
     with suppress(MismatchError):
         numbers = match_parameters(whole, taken)
-        told = {number for group in whole.groups if group.settings.get("momentum") != 0 for number in group.numbers}
-        silent = (told - set(whole.slots)) if whole.slots else set()
-        return [name for name in taken if name not in numbers or numbers[name] in silent]
+        updated = whole.updated if whole.slots else frozenset(numbers.values())
+        return [name for name in taken if numbers.get(name) not in updated]
     return []
 
 

@@ -72,6 +72,12 @@ class OptimizerState:
         return tuple(number for group in self.groups for number in group.numbers)
 
     @property
+    def updated(self) -> frozenset[int]:
+        """The parameters that have a slot, or whose group needs none, for it has no momentum."""
+        without = [group.numbers for group in self.groups if group.settings.get("momentum") == 0]
+        return frozenset(self.slots).union(*without)
+
+    @property
     def parts(self) -> tuple[OptimizerState, ...]:
         """Each optimizer's own; where one class steps by Muon and by Adam (`use_muon`), these are two."""
         owners: dict[object, list[ParameterGroup]] = {}

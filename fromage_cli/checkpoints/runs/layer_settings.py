@@ -175,7 +175,9 @@ def _never_updated(
     if not state.slots:
         return frozenset()
     if numbers:
-        return frozenset(name for name in shapes if numbers.get(name) not in state.slots)
+        return frozenset(name for name in shapes if numbers.get(name) not in state.updated)
+    if len(state.updated) > len(state.slots):
+        return frozenset()
     held = {slot_shape(slot) for slot in state.slots.values()}
     return frozenset(name for name, shape in shapes.items() if None not in held and shape not in held)
 

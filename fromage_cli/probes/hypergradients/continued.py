@@ -25,7 +25,7 @@ FROM_ZERO = 0.01
 """What a hyperparameter of 0 is moved to; it cannot go below."""
 DRAWS = 4
 """Of batches and random numbers, to average over."""
-SMOOTH = 0.5
+SMOOTH = 0.9
 """Cosine of metasmoothness below which a single move is chance."""
 
 
