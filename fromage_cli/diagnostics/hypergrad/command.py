@@ -18,6 +18,11 @@ from fromage_cli.terminal.options import (
 )
 from fromage_cli.terminal.progress import Work, progress
 
+SMOOTHING_ASSUMED = (
+    "loss: trained without label smoothing, as far as is known. To say otherwise, give --label-smoothing."
+)
+"""What is said where nothing tells of label smoothing: a wrong guess changes the loss of every step."""
+
 
 @diagnostic(tables=("hyperparameters", "answers", "summary"), estimate=True)
 def command(
@@ -42,7 +47,7 @@ def command(
     from fromage_cli.diagnostics.hypergrad.cost import estimate, expected_work
     from fromage_cli.diagnostics.hypergrad.findings import judge
     from fromage_cli.diagnostics.hypergrad.measure import measure, notes_of
-    from fromage_cli.diagnostics.hypergrad.render import advise, answers_table, header, headline, render
+    from fromage_cli.diagnostics.hypergrad.render import TOLD, advise, answers_table, header, headline, render
     from fromage_cli.diagnostics.hypergrad.validation_rows import validation
     from fromage_cli.probes.cost import gradients
     from fromage_cli.probes.hypergradients.hyperparameters import drop_everywhere
@@ -64,6 +69,7 @@ def command(
     in_loss = dict(asked.scalars)
     if isinstance(problem.loss, CrossEntropy) or asked.label_smoothing is not None:
         in_loss[LABEL_SMOOTHING] = asked.label_smoothing or 0.0
+    assumed = (SMOOTHING_ASSUMED,) if LABEL_SMOOTHING in in_loss and asked.label_smoothing is None else ()
     known = rule.rule is not None and rule.learning_rate is not None
     if asked.kind in ("unroll", "source") and not known:
         raise UsageError(
@@ -97,7 +103,8 @@ def command(
         findings=judge(result),
         header=header(result),
         advice=advise(result),
-        notes=notes_of(training, rule, state, request),
+        told=TOLD,
+        notes=(*assumed, *notes_of(training, rule, state, request)),
         details=(*rule.notes, *rule.common_notes),
         settings={"mode": training.mode, **rule.flags},
         error=error,

@@ -60,6 +60,8 @@ class _Search:
     batches: StepBatches = field(default_factory=lambda: StepBatches((), ""))
     conditioning: Conditioning | Missing = NOT_ASKED
     copies: str | None = None
+    parts: int = 0
+    """Of the validation rows, those that have targets."""
     train_loss: float = 0.0
     val_loss: float = 0.0
     end_loss: float | None = None
@@ -174,11 +176,11 @@ class _Search:
         after = found.unrolled if isinstance(found.unrolled, Missing) else found.unrolled.end_loss
         if isinstance(after, Missing) and self.end_loss is not None:
             after = self.end_loss
-        listed, parts = [], sum(share > 0.0 for share in self.validation.shares)
+        listed = []
         for one in self.asked:
             answers = found.answers(one)
             if found.request.moves(one):
-                answers = advised(answers, self.val_loss, known(after), parts)
+                answers = advised(answers, self.val_loss, known(after), self.parts)
             listed.append(answers)
         return HypergradResult(
             train_loss=self.train_loss,
@@ -190,7 +192,7 @@ class _Search:
             steps=found.request.steps or None,
             batches=self.batches.source,
             val_rows=self.validation.problem.rows,
-            val_parts=parts,
+            val_parts=self.parts,
             copies=self.copies,
             damping=self._of_settled(lambda implicit: implicit.answer.damping),
             invariant_layers=self._of_settled(lambda implicit: implicit.invariant_layers),
@@ -231,6 +233,8 @@ def measure(
     values = values_of(matched, rate, request.in_loss, names)
     found = Found(request, optimizer, values)
     search = _Search(training, validation, matched, found, advance)
+    # all that the result needs, for nothing can be evaluated where a limit interrupts the network
+    search.parts = sum(share > 0.0 for share in validation.shares)
     search.train_loss, search.val_loss = training.base.loss, validation.problem.value()
     if not abs(search.val_loss) < float("inf"):
         raise NumericalError(

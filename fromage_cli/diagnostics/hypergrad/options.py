@@ -57,7 +57,7 @@ class HypergradOptions:
     ] = None
     dropout_by_module: Annotated[
         bool,
-        typer.Option("--dropout-by-module", help="Move the dropout of each module too; eight runs for each."),
+        typer.Option("--dropout-by-module", help="Move the dropout of each layer by itself too; eight runs for each."),
     ] = False
     damping: Annotated[
         str,

@@ -21,6 +21,8 @@ from fromage_cli.terminal.page import Fact, facts
 from fromage_cli.terminal.tables import Column, house_table, prose
 from fromage_cli.terminal.words import OPTIMIZER_TITLES, number
 
+TOLD = ("raise-hyperparameter", "lower-hyperparameter")
+"""Findings that the last line of the page says."""
 _COLOURS = {"raise": "yellow", "lower": "yellow"}
 AHEAD = (CONTINUED, UNROLL)
 
@@ -36,7 +38,7 @@ def header(result: HypergradResult) -> tuple[str, ...]:
 def render(result: HypergradResult, style: PageStyle) -> RenderableType:
     """The whole page, without findings."""
     page: list[RenderableType] = [facts(_facts(result), style), Text("")]
-    page.append(prose("Change of the validation loss if a value is raised by 10 % (from 0: to 0.01):", style))
+    page.append(prose("Change of the validation loss if a value is raised:", style))
     wide = [one for one in result.hyperparameters if one.direction is not None]
     narrow = [one for one in result.hyperparameters if one.direction is None]
     page.append(_table(wide, result, style))
@@ -112,7 +114,7 @@ def _table(rows: Sequence[HyperparameterAnswers], result: HypergradResult, style
     ahead = f"in {result.steps} steps" if result.steps else ""
     columns = [
         Column("hyperparameter", left=True),
-        Column("now"),
+        Column("raised from, to"),
         *([Column(ahead), Column("±"), Column("settled", optional=1)] if ahead else [Column("settled"), Column("±")]),
         Column("advice", left=True),
     ]
@@ -127,7 +129,7 @@ def _table(rows: Sequence[HyperparameterAnswers], result: HypergradResult, style
         cells.append(
             (
                 title(one.name, one.scope),
-                one.value,
+                f"{number(one.value)} → {number(one.value + move)}",
                 *(_times(*each, move) for each in (shown if ahead else [(far, "gradient"), (far, "stderr")])),
                 Text(one.direction or "", _COLOURS.get(one.direction or "", "")),
             )
@@ -177,7 +179,8 @@ def advise(result: HypergradResult) -> str:
         return best.advice
     told = sorted(wide, key=lambda one: one.direction != "unclear")
     if told and told[0].advice:
-        return told[0].advice
+        more = " More validation rows, or more steps, may tell." if told[0].direction == "unclear" else ""
+        return f"{told[0].advice}{more}"
     return "There is nothing to move: this run has no weight decay, dropout, label smoothing or number of its own loss."
 
 

@@ -29,7 +29,7 @@ def validation(problem: Problem, spec: str, loss: str | None, **tokens: Any) -> 
         if not any(flag in error.message for flag in ("--val-batch", "--val-loss")) and not isinstance(
             error, ResourceError
         ):
-            error.message = f"--val-batch {spec}: {error.message}"
+            error.message = f"--val-batch {spec}: {error.message.removeprefix('--batch: ')}"
         raise
     return Validation(found, validation_parts(batches))
 
