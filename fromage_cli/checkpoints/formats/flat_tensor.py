@@ -24,19 +24,43 @@ class FlatTensor(StoredTensor):
     stretches: Callable[[], Iterable[StoredTensor]] = tuple
     """Finds them: of very many tensors over very many vectors they are not kept."""
 
+    @property
+    def in_order(self) -> bool:
+        """Tell that the elements lie in order, as stretches do."""
+        return True
+
     def read(self) -> torch.Tensor:
         """Read all stretches and give them the tensor's shape; InputError where they are of several dtypes."""
         import torch
 
-        stretches = list(self.stretches())
-        if others := {stretch.dtype for stretch in stretches} - {self.dtype}:
-            raise InputError(
-                f"A tensor of {self.dtype} has parts of {', '.join(sorted(others))}.",
-                hint="Files of different saves were mixed, or the checkpoint is damaged. Copy it again.",
-            )
-        parts = [stretch.read() for stretch in stretches]
+        parts = [stretch.read() for stretch in self._alike()]
         flat = torch.cat(parts) if parts else torch.empty(0, dtype=getattr(torch, self.dtype))
         return flat[: self.numel()].reshape(self.shape)
+
+    def verify(self) -> None:
+        """Raise InputError when a stretch's bytes are not those that were written, as far as the format can tell."""
+        for stretch in self.stretches():
+            stretch.verify()
+
+    def read_part(self, begin: int, view: memoryview) -> None:
+        """Fill a buffer with the elements from `begin` on, little endian; InputError where `read` raises it."""
+        for stretch in self._alike():
+            count = max(0, min(stretch.numel() - begin, len(view) // self.width))
+            stretch.read_part(begin, view[: count * self.width])
+            begin, view = max(0, begin - stretch.numel()), view[count * self.width :]
+
+    def _alike(self) -> list[StoredTensor]:
+        """Return the stretches; raises InputError where they are of several dtypes or together too short."""
+        stretches = list(self.stretches())
+        others = sorted({stretch.dtype for stretch in stretches} - {self.dtype})
+        count = sum(stretch.numel() for stretch in stretches)
+        if others or count < self.numel():
+            parts = ", ".join(others) or f"{count} elements, not {self.numel()}"
+            raise InputError(
+                f"A tensor of {self.dtype} has parts of {parts}.",
+                hint="Files of different saves were mixed, or the checkpoint is damaged. Copy it again.",
+            )
+        return stretches
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,8 @@ class LegacyFile:
         def read_into(begin: int, view: memoryview) -> None:
             self._source.read_into(self._positions[key] + begin, view)
 
-        root = self._storages.setdefault(key, Storage(key, dtype, size, read_into, big_endian))
+        verify = self._source.check_unchanged
+        root = self._storages.setdefault(key, Storage(key, dtype, size, read_into, big_endian, verify=verify))
         if (root.dtype, root.size) != (dtype, size):
             raise OutsideStorage(f"the storage {key:.60} as {root.dtype} and as {dtype}")
         return _view(root, identifier[5]) if len(identifier) > 5 and identifier[5] is not None else root
@@ -125,4 +126,4 @@ def _view(root: Storage, described: Any) -> Storage:
     def read_into(place: int, view: memoryview) -> None:
         root.read_into(begin + place, view)
 
-    return Storage(root.key, root.dtype, size, read_into, root.big_endian, root, begin)
+    return Storage(root.key, root.dtype, size, read_into, root.big_endian, root, begin, root.verify)

@@ -135,9 +135,11 @@ class ZipContainer:
 
     def storage(self, name: str, key: str, dtype: str, size: int, big_endian: bool = False) -> Storage:
         """Return the bytes of a member as the memory of tensors; InputError where it has fewer than `size`."""
-        if (held := self.member(name).size) < size:
-            raise damaged(self.source, f"the storage {name!r} has {held} bytes, but its tensors need {size}")
-        return Storage(key, dtype, size, partial(self.read_into, name), big_endian)
+        member = self.member(name)
+        if member.size < size:
+            raise damaged(self.source, f"the storage {name!r} has {member.size} bytes, but its tensors need {size}")
+        read_into, verify = partial(self.read_into, name), partial(self.verify, name)
+        return Storage(key, dtype, size, read_into, big_endian, verify=verify, compressed=member.method == DEFLATED)
 
     def positions(self, names: Iterable[str]) -> dict[str, int]:
         """Return where members lie that are not compressed, in bytes from the start of the file."""
@@ -146,9 +148,13 @@ class ZipContainer:
             return {member.name: self.source.begin + self._data(file, member) for member in stored}
 
     def verify(self, name: str) -> None:
-        """Compare a member's checksum, unless that has been done; InputError where it is another."""
+        """Compare a member's checksum, unless that has been done or is done when it is inflated.
+
+        Raises InputError where it is another, or the file is not what it was.
+        """
         member = self.member(name)
-        if not self._unverified(member):
+        self.source.check_unchanged()
+        if member.method == DEFLATED or not self._unverified(member):
             return
         checksum, buffer = 0, memoryview(bytearray(min(READ_BLOCK, member.size)))
         with self.source.open() as file:

@@ -3,16 +3,15 @@
 It is described within bounds. A hostile file may hold very much, nest it deeply, or put it into itself.
 """
 
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 from fromage_cli.checkpoints.names.naming import brief
 from fromage_cli.checkpoints.nested.candidates import children_of, is_tensor
-from fromage_cli.checkpoints.pickles.numpy_pickles import FORMATS, StoredArray
+from fromage_cli.checkpoints.pickles.numpy_pickles import StoredArray
 from fromage_cli.checkpoints.pickles.placeholders import Global, Placeholder
-from fromage_cli.checkpoints.storage.stored_tensor import COUNT_LIMIT, StoredTensor
+from fromage_cli.checkpoints.storage.stored_tensor import COUNT_LIMIT, FORMATS, StoredTensor
 from fromage_cli.counting import counted
 from fromage_cli.errors import InputError
 
@@ -129,15 +128,10 @@ def _number_or_kind(tensor: object) -> object:
         return "tensor"
     kind = f"{tensor.peculiarity} tensor, {tensor.dtype}, {list(tensor.shape)}".lstrip()
     storage, small = tensor.storage, tensor.numel() == 1 and len(tensor.shape) <= 1 and not tensor.peculiarity
-    code = FORMATS.get(tensor.dtype)
-    if storage is None or not small or storage.size > FEW_BYTES or not (code or tensor.dtype == "bfloat16"):
+    if storage is None or not small or storage.size > FEW_BYTES or tensor.dtype not in (*FORMATS, "bfloat16"):
         return kind
-    buffer = bytearray(tensor.width)
     try:
-        storage.read_into(tensor.span[0], memoryview(buffer))
+        number: object = tensor.item()
     except InputError:
         return kind
-    if tensor.dtype == "bfloat16":  # the upper half of a float32
-        buffer = bytearray((*buffer, 0, 0)) if storage.big_endian else bytearray((0, 0, *buffer))
-    number: object = struct.unpack(f"{'>' if storage.big_endian else '<'}{code or 'f'}", buffer)[0]
     return number

@@ -54,6 +54,11 @@ class UnreadSlot(Mapping[str, Any]):
         return len(self.stored)
 
 
+def as_stored(slot: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What is in a slot, tensors as places in their file where they have not been read."""
+    return slot.stored if isinstance(slot, UnreadSlot) else slot
+
+
 @dataclass(frozen=True)
 class OptimizerState:
     """What one optimizer remembers, or all that train one model."""
@@ -93,7 +98,7 @@ class OptimizerState:
 
     def has(self, *names: str) -> bool:
         """Whether every parameter that was ever updated has these slots."""
-        stored = [slot.stored if isinstance(slot, UnreadSlot) else slot for slot in self.slots.values()]
+        stored = list(map(as_stored, self.slots.values()))
         return bool(stored) and all(slot.get(name) is not None for slot in stored for name in names)
 
     @property
@@ -115,7 +120,7 @@ class OptimizerState:
         """The number of updates made, from the slots; None where they do not count."""
         counts = []
         for slot in self.slots.values():
-            value: Any = slot.get("step")
+            value: Any = as_stored(slot).get("step")
             if getattr(value, "shape", ()) in ((), (1,)):
                 value = value.item() if hasattr(value, "item") else value
                 counts += [int(value)] if isinstance(value, int | float) and abs(value) < math.inf else []
@@ -208,7 +213,7 @@ def together(states: Mapping[tuple[str, ...], OptimizerState]) -> OptimizerState
 
 def slot_shape(slot: Mapping[str, Any]) -> tuple[int, ...] | None:
     """The shape of the parameter that a slot belongs to; None when it holds no tensor of that shape."""
-    stored = slot.stored if isinstance(slot, UnreadSlot) else slot
+    stored = as_stored(slot)
     for name in SHAPED:
         if hasattr(stored.get(name), "shape"):
             return tuple(stored[name].shape)

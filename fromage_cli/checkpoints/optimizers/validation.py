@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fromage_cli.checkpoints.names.naming import brief
-from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState, UnreadSlot
+from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState, as_stored
 from fromage_cli.errors import InputError
 from fromage_cli.optimizers.recognition import ADAM_ALIKE
 from fromage_cli.optimizers.rule import ADAMW, BOUNDS, NOT_NEGATIVE, RULES
@@ -35,7 +35,7 @@ def require_sound(state: OptimizerState) -> None:
             if value is not None and not bound.fits(value):
                 raise _unsound(f"says {name} = {_shown(value)}", bound.expected)
     for slot in state.slots.values():
-        _require_sound_slot(slot.stored if isinstance(slot, UnreadSlot) else slot)
+        _require_sound_slot(as_stored(slot))
 
 
 def _require_sound_slot(stored: Mapping[str, Any]) -> None:

@@ -9,7 +9,14 @@ from typing import Any
 
 from fromage_cli.checkpoints.pickles.machine import Constructor, Unusable
 from fromage_cli.checkpoints.pickles.placeholders import Global
-from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor, contiguous_strides, dense, inline, is_shape
+from fromage_cli.checkpoints.storage.stored_tensor import (
+    FORMATS,
+    StoredTensor,
+    contiguous_strides,
+    dense,
+    inline,
+    is_shape,
+)
 
 CODES = {
     **{"f8": "float64", "f4": "float32", "f2": "float16", "c16": "complex128", "c8": "complex64", "b1": "bool"},
@@ -17,10 +24,6 @@ CODES = {
     "u1": "uint8",
 }
 """NumPy's codes of the dtypes that tensors have."""
-FORMATS = {"float64": "d", "float32": "f", "float16": "e", "bool": "?", "int64": "q", "int32": "i", "int16": "h"} | {
-    **{"int8": "b", "uint64": "Q", "uint32": "I", "uint16": "H", "uint8": "B"}
-}
-"""Codes of the module struct, by dtype."""
 
 
 @dataclass(eq=False)

@@ -11,6 +11,7 @@ from fromage_cli.checkpoints.storage.files import incomplete, opened
 from fromage_cli.checkpoints.storage.stored_tensor import WIDTHS
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
 CHUNK = 1 << 18
@@ -48,9 +49,14 @@ def stored_chunks(checkpoint: Checkpoint, name: str, size: int) -> Iterator[NDAr
 
 def stored_bytes(checkpoint: Checkpoint, name: str) -> NDArray[Any]:
     """Return the bytes of a tensor that its own reader has to make: (bytes,) uint8."""
+    return bytes_of(checkpoint.tensor(name))
+
+
+def bytes_of(tensor: torch.Tensor) -> NDArray[Any]:
+    """Return the bytes of a tensor in memory, element by element in order: (bytes,) uint8."""
     import torch
 
-    stored: NDArray[Any] = checkpoint.tensor(name).contiguous().reshape(-1).view(torch.uint8).numpy()
+    stored: NDArray[Any] = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
     return stored
 
 

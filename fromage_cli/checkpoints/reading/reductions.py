@@ -59,7 +59,7 @@ def measure_magnitudes(
         for digest, magnitudes in parts:
             joined[job.name] = hashlib.blake2b(joined[job.name] + digest).digest()
             found[job.name] = found[job.name].joined(magnitudes)
-        advance(job.elements, _reading(checkpoint))
+        advance(job.elements, being_read(checkpoint))
     if digests is not None:
         digests.update(joined)
     return found
@@ -81,7 +81,7 @@ def measure_norms(
     for job, parts in on_threads(jobs, _Reducer, _Reducer.norms):
         norms = found[job.series_index]
         norms[job.name] = reduce(joined_norm, parts, norms[job.name])
-        advance(job.elements, _reading(checkpoints[job.series_index]))
+        advance(job.elements, being_read(checkpoints[job.series_index]))
     return found
 
 
@@ -106,11 +106,11 @@ def measure_rows(
         _join(rows.norms, norms, job.begin // lengths[job.name])
         rows.norm = reduce(joined_norm, parts, rows.norm)
         rows.largest = _largest(rows.largest, largest)
-        advance(job.elements, _reading(checkpoint))
+        advance(job.elements, being_read(checkpoint))
     return found
 
 
-def _reading(checkpoint: Checkpoint) -> str:
+def being_read(checkpoint: Checkpoint) -> str:
     """Say which file is read, for the person who waits."""
     return f"reading {PurePath(checkpoint.place).name}"
 

@@ -77,13 +77,18 @@ class Source:
     @contextmanager
     def open(self) -> Iterator[Window]:
         """Open them for reading; raises InputError when the file is not what it was."""
+        self.check_unchanged()
         if self.version is None:
             yield Window(io.BytesIO(self.stored), self.path, 0, self.size)
             return
-        self.version.check_unchanged()
         with opened(self.path) as file:
             file.seek(self.begin)
             yield Window(file, self.path, self.begin, self.size)
+
+    def check_unchanged(self) -> None:
+        """Raise InputError when the file is not what it was."""
+        if self.version is not None:
+            self.version.check_unchanged()
 
     def read_into(self, begin: int, view: memoryview) -> None:
         """Fill a buffer from a position; raises InputError when the file is not what it was."""

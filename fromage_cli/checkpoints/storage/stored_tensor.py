@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from fromage_cli.errors import InputError
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
 WIDTHS = {  # torch's name without "torch.": bytes per element
     **dict.fromkeys(("complex128",), 16),
@@ -28,6 +30,10 @@ ELEMENT_BYTES = {
     **{"qint32": 4, "complex32": 4},
 }
 """By torch's name of the dtype, also of those that can be stored and are refused when they are read."""
+FORMATS = {"float64": "d", "float32": "f", "float16": "e", "bool": "?", "int64": "q", "int32": "i", "int16": "h"} | {
+    **{"int8": "b", "uint64": "Q", "uint32": "I", "uint16": "H", "uint8": "B"}
+}
+"""Codes of the module struct, by dtype."""
 MOST_DIMENSIONS = 64
 """As many as NumPy allows."""
 COUNT_LIMIT = 2**63
@@ -56,6 +62,10 @@ class Storage:
     root: object = None
     """The memory that it is a part of, and where; its own where None."""
     begin: int = 0
+    verify: Callable[[], None] = lambda: None
+    """Raises InputError when the bytes are not those that were written, as far as the format can tell."""
+    compressed: bool = False
+    """Whether all of it has to be read for a part of it."""
 
 
 @dataclass(eq=False)
@@ -117,6 +127,12 @@ class StoredTensor:
         root = storage if storage.root is None else storage.root
         return id(root), storage.begin + self.span[0], self.dtype, self.shape, self.stride
 
+    @property
+    def in_order(self) -> bool:
+        """Tell whether the elements lie in order, so that some of them can be read without the others."""
+        storage = self.storage
+        return storage is not None and not storage.compressed and not self.peculiarity and self.contiguous
+
     def check(self) -> StoredTensor:
         """Return the tensor itself; raises OutsideStorage where it does not lie within its storage."""
         if not are_whole_numbers((*self.shape, *self.stride, self.offset)):
@@ -148,18 +164,44 @@ class StoredTensor:
         if end > begin:
             storage.read_into(begin, buffer.numpy().data)
         if storage.big_endian != (sys.byteorder == "big"):
-            import numpy
-
-            width = self.width // 2 if self.dtype.startswith("complex") else self.width
-            buffer.numpy().view(numpy.dtype(f"u{width}")).byteswap(inplace=True)
+            _turn(buffer.numpy(), self.dtype)
         flat = buffer.view(getattr(torch, self.dtype))
         if self.contiguous:
             return flat.reshape(self.shape)
         return flat.as_strided(self.shape, self.stride).clone(memory_format=torch.contiguous_format)
 
+    def verify(self) -> None:
+        """Raise InputError when the bytes are not those that were written, as far as the format can tell."""
+        if self.storage is not None:
+            self.storage.verify()
+
+    def read_part(self, begin: int, view: memoryview) -> None:
+        """Fill a buffer with the elements from `begin` on, little endian; for a tensor whose elements are in order.
+
+        Raises InputError when the file is not what it was.
+        """
+        if self.storage is not None and view:
+            self.storage.read_into((self.offset + begin) * self.width, view)
+            if self.storage.big_endian:
+                import numpy
+
+                _turn(numpy.frombuffer(view, numpy.uint8), self.dtype)
+
     def item(self) -> Any:
-        """Return the number in a tensor of one element."""
-        return self.read().item()
+        """Return the number in a tensor of one element, mostly without torch."""
+        code = "f" if self.dtype == "bfloat16" else FORMATS.get(self.dtype)
+        if code is None or self.storage is None or self.peculiarity or self.numel() != 1:
+            return self.read().item()
+        stored = bytearray(self.width)
+        self.read_part(0, memoryview(stored))
+        upper_half = b"\0\0" if self.dtype == "bfloat16" else b""  # of a float32
+        return struct.unpack(f"<{code}", upper_half + stored)[0]
+
+
+def _turn(stored: NDArray[Any], dtype: str) -> None:
+    """Reverse the bytes of every number in place; `stored`: (bytes,) uint8."""
+    width = ELEMENT_BYTES[dtype] // (2 if dtype.startswith("complex") else 1)
+    stored.view(f"u{width}").byteswap(inplace=True)
 
 
 def are_whole_numbers(value: object) -> TypeGuard[Sequence[int]]:

@@ -64,6 +64,45 @@ def test_a_number():
     assert dense(STORAGE, "int32", 7, (), ()).item() == 7
 
 
+@pytest.mark.parametrize("big_endian", [False, True])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        "float64",
+        "float32",
+        "float16",
+        "bfloat16",
+        "float8_e4m3fn",
+        "complex64",
+        "int64",
+        "int16",
+        "int8",
+        "uint8",
+        "uint16",
+        "bool",
+    ],
+)
+def test_numbers_are_torchs_whatever_their_dtype_and_byte_order(dtype, big_endian):
+    values = torch.tensor([0.0, -1.625, 3.0]).abs().to(getattr(torch, dtype))
+    plain = values.view(torch.uint8).numpy()
+    if big_endian:
+        plain = plain.reshape(-1, values.itemsize // (2 if dtype == "complex64" else 1))[:, ::-1]
+    storage = inline("0", dtype, plain.tobytes(), big_endian)
+    for index, expected in enumerate(values.tolist()):
+        found = dense(storage, dtype, index, (1,), (1,)).item()
+        assert found == expected and type(found) is type(expected)
+
+
+@given(st.integers(0, 20), st.integers(0, 20), st.booleans())
+def test_parts_of_a_tensor_are_little_endian(begin, count, big_endian):
+    values = VALUES.numpy()
+    storage = inline("0", "int32", values.astype(">i4" if big_endian else "<i4").tobytes(), big_endian)
+    tensor, part = dense(storage, "int32", 10, (5, 8), (8, 1)), bytearray(4 * count)
+    assert tensor.in_order and not dense(storage, "int32", 10, (5, 8), (1, 5)).in_order
+    tensor.read_part(begin, memoryview(part))
+    assert bytes(part) == values[10 + begin : 10 + begin + count].astype("<i4").tobytes()
+
+
 @given(st.lists(st.integers(1, 5), max_size=4).map(tuple))
 def test_strides_are_torchs(shape):
     assert contiguous_strides(shape) == torch.empty(shape).stride()
