@@ -504,7 +504,8 @@ def test_the_bar_is_drawn_before_torch_and_numpy_are_loaded(command, tmp_path):
     sample = ROOT / "sample_checkpoints" / "mlp-2"
     files = [sample / "step-000220.safetensors", sample / "step-000440.safetensors"]
     given = files if command == "distance" else [sample]
-    more = ["--headers"] if command == "inspect" else ["--estimate"]
+    given = [sample.parent / "char-gpt"] if command == "state" else given
+    more = {"inspect": ["--headers"], "state": []}.get(command, ["--estimate"])
     more += ["--val-batch", str(sample / "batch.safetensors")] if command == "hypergrad" else []
     program = [sys.executable, "-c", SAYS_WHEN_LIBRARIES_LOAD]
     code, seen = on_a_terminal(command, *map(str, given), *more, cwd=tmp_path, program=program)
@@ -622,6 +623,7 @@ CALLS = {
         [AT_440, "--val-batch", str(MLP / "batch.safetensors"), "--method", "unroll:1"],
         [AT_440, "--val-batch", str(MLP / "batch.safetensors"), "--optimizer", "sgd", "--method", "gauss-newton"],
     ),
+    "state": ([GPT], [str(ROOT / "sample_checkpoints/convnet-sgd")]),
     "distance": ([str(MLP / "step-000220.safetensors"), AT_440], [AT_440, AT_440, "--model", "auto"]),
 }
 """Calls of every command that leave something unknown."""
@@ -667,6 +669,8 @@ DO_NOT_EXIST = {
     "hypergrad.hyperparameters[].advice": "of single tensors and the rate there is none",
     "hypergrad.hyperparameters[].direction": "of single tensors and the rate there is none",
     "hypergrad.hyperparameters[].answers[].horizon": "it is about where training settles",
+    "state.optimizer": "the state is of no known kind",
+    "state.layers[].moments_dtype": "there are no moments",
     "distance.layers[].kind": "there is no model",
 }
 """Fields that are null where what they tell of does not exist, rather than that it is not known."""

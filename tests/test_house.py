@@ -107,6 +107,7 @@ TESTED_ELSEWHERE = {
     "diagnostics/sharpness/partial_measurement.py": "diagnostics/sharpness/test_measure.py",
     "diagnostics/sharpness/update.py": "diagnostics/sharpness/test_measure.py",
     "diagnostics/sharpness/verdict.py": "diagnostics/sharpness/test_measure.py",
+    "diagnostics/state/sums.py": "diagnostics/state/test_measure.py",
     "diagnostics/suggest_lr/alternatives.py": "diagnostics/suggest_lr/test_measure.py",
     "diagnostics/suggest_lr/notes.py": "diagnostics/suggest_lr/test_measure.py",
     "diagnostics/suggest_lr/options.py": "diagnostics/suggest_lr/test_command.py",

@@ -8,6 +8,7 @@ COMMANDS = {
     "intrinsic-lr": "How long do norms take to settle under weight decay, and where is each layer now?",
     "sharpness": "Is my learning rate stable for this network's curvature?",
     "hypergrad": "Which way should weight decay, dropout and label smoothing move?",
+    "state": "What does the optimizer's state say: how far each layer moves, and moments that cannot be?",
     "distance": "How far apart are two networks: each layer's weights and, with --model and --batch, the outputs?",
 }
 """The commands with the first line of their help, which the program shows without importing them."""
@@ -48,6 +49,11 @@ EXAMPLES = {
         ("hypergrad run/ --val-batch val.npz --method unroll:200", "further ahead"),
         ("hypergrad run/ --val-batch val.npz --loss my.py:f --hyper l1=0.01", "a number of your own loss"),
     ),
+    "state": (
+        ("state run/", "of the last checkpoint of a run"),
+        ("state model.safetensors --optimizer-state optimizer.pt", "with the optimizer in a file of its own"),
+        ("state run/ --json --fail-on warn", "a gate in a job script"),
+    ),
     "distance": (
         ("distance base.safetensors tuned.safetensors", "how far each layer moved"),
         ("distance a.pt b.pt --model net.py:build --batch data.npz", "and how far the outputs did"),
@@ -61,6 +67,7 @@ SYMPTOMS = (
     ("loss jumps", "sharpness CKPT", "a ratio above 1"),
     ("NaN", "inspect CKPT…", "tensors with NaN or Inf"),
     ("worse after resuming", "inspect CKPT", "no optimizer state in it"),
+    ("updates seem lost", "state CKPT", "a share lost to rounding"),
     ("fine-tuning does nothing", "distance BASE TUNED", "distances near 0"),
     ("one layer out of line", "norms RUN", "one grows, the others do not"),
     ("slower after a new rate", "intrinsic-lr RUN", "many steps to settle"),

@@ -31,6 +31,8 @@ SCREENS = [
     "intrinsic-lr convnet-sgd --model models.py:convnet",
     "intrinsic-lr convnet-sgd",
     "intrinsic-lr char-gpt",
+    "state char-gpt",
+    "state convnet-sgd",
     "hypergrad convnet-sgd --model models.py:convnet --val-batch splits.py:held_out_images --method unroll:2",
 ]
 

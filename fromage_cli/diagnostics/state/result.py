@@ -1,0 +1,146 @@
+"""What `state` finds: plain numbers whose field names are the JSON keys."""
+
+from dataclasses import dataclass
+
+from fromage_cli.diagnostics.state.sums import Moments, Sums
+from fromage_cli.missing import Missing
+
+
+@dataclass(frozen=True)
+class Epsilon:
+    """How much of the update eps decides."""
+
+    entries: float
+    """Share of the entries whose sqrt(v^) is below eps."""
+    entries_near: float
+    """The same below ten times eps."""
+    magnitude: float
+    """Share of ||u||^2 in the entries below eps."""
+    factor: float
+    """Mean of sqrt(v^) / (sqrt(v^) + eps): what eps leaves of the step."""
+
+    @classmethod
+    def of(cls, sums: Sums) -> "Epsilon":
+        """From the sums over one or more entries."""
+        sound = max(sums.entries - sums.negative - sums.not_finite, 1)
+        return cls(
+            sums.below / sums.entries,
+            sums.near / sums.entries,
+            sums.squares_below / (sums.update_squares or 1.0),
+            sums.factors / sound,
+        )
+
+
+@dataclass(frozen=True)
+class Violations:
+    """Entries of the moments that no sequence of gradients can have made."""
+
+    bound: int
+    """|m| above C_t sqrt(v), roundings of the stored dtype allowed for."""
+    negative: int
+    """v below 0."""
+    not_finite: int
+    """m or v that is NaN or infinite."""
+    vanished: bool
+    """Whether m is 0 in every entry, where v is not."""
+
+    @classmethod
+    def of(cls, sums: Sums, moments: Moments) -> "Violations":
+        """From the sums over a tensor."""
+        vanished = bool(sums.second_moments) and not sums.first_moments and moments.beta1 > 0.0
+        return cls(sums.beyond, sums.negative, sums.not_finite, vanished)
+
+    @property
+    def total(self) -> int:
+        """All entries, and those of a moment that vanished."""
+        return self.bound + self.negative + self.not_finite + self.vanished
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What rounding takes of the step, for weights in 16 bits."""
+
+    entries: float | Missing
+    """Share of the entries that would change, and stay as they are."""
+    magnitude: float | Missing
+    """Share of the sum of |eta u| that is lost."""
+    half_rate: float | Missing
+    """The learning rate below which more than half of the updates are lost."""
+    decay: float | Missing
+    """Share of the entries that weight decay alone would change, and that stay as they are."""
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """What is known of one tensor and its moments."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    moments_dtype: str | None
+    """As the moments are stored; None without any."""
+    learning_rate: float | Missing
+    weight_decay: float | Missing
+    step: float | Missing
+    """Updates made of it."""
+    update_rms: float | Missing
+    """Root mean square of u; of independent gradients under Adam sqrt((1 - beta1) / (1 + beta1))."""
+    relative_update: float | Missing
+    """||eta u|| / ||W||."""
+    decay_share: float | Missing
+    """eta lambda ||W|| over itself and ||eta u||, of decoupled decay."""
+    lost: Lost | Missing
+    violations: Violations | Missing
+    epsilon: Epsilon | Missing
+    dead_rows: int | Missing
+    """Rows along the first dimension that never had a gradient: their v is 0."""
+
+
+@dataclass(frozen=True)
+class GroupState:
+    """One parameter group."""
+
+    parameters: int
+    """Tensors in it."""
+    learning_rate: float | Missing
+    weight_decay: float | Missing
+    timescale: float | Missing
+    """Steps in which decay at this rate takes weights to 1/e, without updates: 1 / (eta lambda)."""
+    remaining: float | Missing
+    """Share of the initial weights still there after the steps so far at this rate: exp(-t eta lambda)."""
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Over all tensors."""
+
+    tensors: int
+    parameters: int
+    update_rms: float | Missing
+    relative_update: float | Missing
+    """||eta u|| / ||W|| over all tensors with moments."""
+    noise_rms: float | Missing
+    """What update_rms would be if gradients were independent of mean 0."""
+    lost: Lost | Missing
+    violations: int
+    """Entries, over all tensors."""
+
+
+@dataclass(frozen=True)
+class StateResult:
+    """What one optimizer's state says."""
+
+    step: int | Missing
+    """Of the file."""
+    optimizer: str | None
+    """Its kind; None where it is not recognised."""
+    state_step: int | Missing
+    """Updates that the state counts."""
+    totals: Totals
+    groups: tuple[GroupState, ...]
+    layers: tuple[LayerState, ...]
+    """In the file's order."""
+    steps_differ: tuple[str, ...]
+    """Tensors whose count of updates is another than most have."""
+    never_updated: tuple[str, ...]
+    """Tensors without moments beside others that have some."""

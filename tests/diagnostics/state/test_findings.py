@@ -1,0 +1,70 @@
+"""What a state means: each finding at its limit."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from fromage_cli.diagnostics.state.findings import APART, judge
+from fromage_cli.diagnostics.state.result import Lost, StateResult, Violations
+from fromage_cli.missing import Missing, Why
+
+Make = Callable[..., StateResult]
+NONE = Missing(Why.NOT_DEFINED, "it has none")
+
+
+def found(result: StateResult) -> dict[str, Any]:
+    return {one.code: one for one in judge(result)}
+
+
+def test_a_sound_state_has_no_findings(make_state: Make) -> None:
+    assert judge(make_state()) == ()
+
+
+def test_impossible_moments(make_state: Make) -> None:
+    for violations, code, severity in (
+        (Violations(3, 0, 0, False), "moments-impossible", "warn"),
+        (Violations(0, 1, 0, False), "moments-impossible", "warn"),
+        (Violations(0, 0, 0, True), "moments-impossible", "warn"),
+        (Violations(0, 0, 2, False), "moments-not-finite", "fail"),
+    ):
+        one = found(make_state(violations=violations))[code]
+        assert (one.severity, one.layer) == (severity, "block.1.weight")
+
+
+def test_counts_of_updates(make_state: Make) -> None:
+    result = replace(make_state(), steps_differ=("block.1.weight",))
+    assert found(result)["update-counts-differ"].message.startswith(
+        "1 tensor counted another number of updates than 40"
+    )
+
+
+def test_lost_updates(make_state: Make) -> None:
+    result = make_state()
+    for magnitude, decay, codes in ((0.49, 0.49, set()), (0.51, 0.2, {"updates-lost"}), (0.2, 1.0, {"decay-lost"})):
+        totals = replace(result.totals, lost=Lost(0.3, magnitude, 1e-3, decay))
+        assert set(found(replace(result, totals=totals))) == codes
+    totals = replace(result.totals, lost=Lost(NONE, NONE, NONE, NONE))
+    assert judge(replace(result, totals=totals)) == ()
+
+
+def test_layers_that_move_far_more_or_less_or_not_at_all(make_state: Make) -> None:
+    for factor, code in (
+        (1.1 * APART, "layer-moves-more"),
+        (0.9 / APART, "layer-moves-less"),
+        (0.0, "layer-does-not-move"),
+    ):
+        assert set(found(make_state(relative_update=0.01 * factor))) == {code}
+    assert judge(make_state(relative_update=0.01 * 0.9 * APART)) == ()
+
+
+def test_eps_and_rows_and_decay(make_state: Make) -> None:
+    result = make_state(dead_rows=2)
+    assert found(result)["rows-without-gradient"].message.startswith("2 rows never had a gradient, in 1 layer")
+    small = replace(result.layers[1].epsilon, entries=0.6)
+    assert "eps-decides" in found(make_state(epsilon=small))
+    (group,) = result.groups
+    fast = replace(make_state(), groups=(replace(group, timescale=100.0),))
+    assert "decay-forgets-fast" in found(fast)
+    slow = replace(make_state(), groups=(replace(group, timescale=1e5, remaining=0.99),))
+    assert "decay-hardly-acts" in found(slow)
+    assert judge(replace(make_state(), groups=(replace(group, timescale=NONE, remaining=NONE),))) == ()

@@ -1,0 +1,54 @@
+"""The page of a state."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from fromage_cli.diagnostics.state.findings import judge
+from fromage_cli.diagnostics.state.render import advise, header, headline, outstanding_first, render
+from fromage_cli.diagnostics.state.result import Lost, StateResult, Violations
+from fromage_cli.missing import Missing, Why
+from tests.diagnostics.pages import compare, drawn
+
+Make = Callable[..., StateResult]
+golden = partial(compare, Path(__file__).parent / "golden")
+
+
+def page(result: StateResult, width: int = 80, **style: bool) -> str:
+    return drawn(lambda found, how: render(found, how, judge(found)), result, width, **style)
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_page(make_state: Make, width: int) -> None:
+    result = make_state(violations=Violations(3, 0, 0, False))
+    result = replace(result, totals=replace(result.totals, lost=Lost(0.258, 0.13, 0.00127, 1.0)))
+    golden(f"page-{width}.txt", page(result, width))
+
+
+def test_the_page_under_verbose_with_every_row(make_state: Make) -> None:
+    golden("verbose-100.txt", page(make_state(), 100, show_all=True, verbose=True))
+
+
+def test_the_verdict(make_state: Make) -> None:
+    assert page(make_state()).startswith("Nothing is wrong with this state")
+    unknown = Missing(Why.NO_STATE, "the optimizer's state holds no moments of it")
+    layers = tuple(replace(one, update_rms=unknown, relative_update=unknown) for one in make_state().layers)
+    assert "No update is known: the optimizer's state holds no moments of it." in page(
+        replace(make_state(), layers=layers)
+    )
+
+
+def test_offenders_come_first_and_matrices_before_vectors(make_state: Make) -> None:
+    result = make_state(violations=Violations(0, 1, 0, False))
+    assert next(one.name for one in outstanding_first(result)) == "block.1.weight"
+    assert [one.name for one in outstanding_first(make_state())][-1] == "block.2.bias"
+
+
+def test_what_to_do_and_the_summary(make_state: Make) -> None:
+    assert advise(judge(make_state())).startswith("Train on.")
+    assert "damaged" in advise(judge(make_state(violations=Violations(1, 0, 0, False))))
+    assert header(make_state()) == ("AdamW at 0.001", "40 updates")
+    assert [row[0] for row in headline(make_state()).rows][:3] == ["tensors", "relative_update", "update_rms"]
