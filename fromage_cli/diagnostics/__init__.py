@@ -51,7 +51,7 @@ EXAMPLES = {
     ),
     "state": (
         ("state run/", "of the last checkpoint of a run"),
-        ("state model.safetensors --optimizer-state optimizer.pt", "with the optimizer in a file of its own"),
+        ("state w.safetensors --optimizer-state o.pt", "the optimizer in a file of its own"),
         ("state run/ --json --fail-on warn", "a gate in a job script"),
     ),
     "distance": (
