@@ -51,7 +51,7 @@ EXAMPLES = {
     ),
     "state": (
         ("state run/", "of the last checkpoint of a run"),
-        ("state w.safetensors --optimizer-state o.pt", "the optimizer in a file of its own"),
+        ("state run/ --all -v", "every tensor and group, and what the columns mean"),
         ("state run/ --json --fail-on warn", "a gate in a job script"),
     ),
     "distance": (

@@ -33,6 +33,9 @@ from fromage_cli.optimizers.streamed import saved_update
 from fromage_cli.theory.moment_bounds import noise_size
 
 NO_MOMENTS = Missing(Why.NO_STATE, "the optimizer's state holds no moments of it")
+NOT_MATCHED = Missing(
+    Why.NO_STATE, "the state has no names, and nothing else tells which of its moments belong to which tensor"
+)
 NO_RULE = Missing(Why.NO_FORMULA, "its update cannot be made from the state alone")
 OF_ADAM = Missing(Why.NOT_DEFINED, "the optimizer keeps no second moments")
 NO_DECAY = Missing(Why.NOT_DEFINED, "weight decay does not go past the gradient here")
@@ -116,7 +119,14 @@ def measure(
     for place, more in over_parts(checkpoint, slots, work, lambda: Summation(CHUNK), advance):
         found[place.name] = found[place.name].joined(more)
     layers = tuple(
-        layer_of(subjects[name], entries[name], found[name], rate=settings.rates(name)[-1], decay=settings.decay(name))
+        layer_of(
+            subjects[name],
+            entries[name],
+            found[name],
+            rate=settings.rates(name)[-1],
+            decay=settings.decay(name),
+            matched=bool(told.slots) or not state.slots,
+        )
         for name in names
     )
     counts = Counter(step for layer in layers if not isinstance(step := layer.step, Missing))
@@ -142,11 +152,12 @@ def subject_of(entry: TensorEntry, slot: Mapping[str, Any], settings: RunSetting
     """One tensor with the settings of its group."""
     optimizer, moments, rows = settings.optimizer_of(entry.name), None, entry.shape[0] if entry.shape else 1
     rate, decay, arguments = settings.rates(entry.name)[-1], settings.decay(entry.name), optimizer.arguments
+    told = settings.found[-1].of(entry.name)
     if all(key in slot for key in ADAMS) and (optimizer.rule is None or optimizer.rule.averages == "betas"):
-        beta1, beta2 = arguments.get("betas", (0.9, 0.999))
+        beta1, beta2 = arguments.get("betas") or told.get("betas") or (0.9, 0.999)
         steps, stored = scalar(slot, "step") or MANY_STEPS, dtypes_of(slot)["exp_avg_sq"]
         moments = Moments(beta1, beta2, float(arguments.get("eps") or 0.0), steps, stored)
-    kernels = {key: value for key, value in settings.found[-1].of(entry.name).items() if key in ("foreach", "fused")}
+    kernels = {key: value for key, value in told.items() if key in ("foreach", "fused")}
     own = {**kernels, **arguments, "weight_decay": decay or 0.0, **({"lr": rate} if rate is not None else {})}
     masters = [key for key in slot if "master" in key or key in ("param", "fp32")]
     narrow = narrowest(entry.dtype) if entry.dtype in ("bfloat16", "float16") and not masters else None
@@ -161,8 +172,9 @@ def layer_of(
     *,
     rate: float | None,
     decay: float | None,
+    matched: bool,
 ) -> LayerState:
-    """One tensor from its sums."""
+    """One tensor from its sums; `matched`: whether it is told which moments belong to which tensor."""
     optimizer, slot, sums, shape = subject.optimizer, subject.slot, found.sums, entry.shape
     moments = subject.moments
     decoupled = optimizer.rule is not None and optimizer.rule.decay == "decoupled"
@@ -170,7 +182,8 @@ def layer_of(
     size = math.sqrt(sums.update_squares / sums.entries) if sums.entries else math.nan
     norm = math.sqrt(sums.squares)
     step = scalar(slot, "step")
-    rms: float | Missing = size if updated else (NO_RULE if len(slot) else NO_MOMENTS)
+    unknown = NO_RULE if len(slot) else NO_MOMENTS if matched else NOT_MATCHED
+    rms: float | Missing = size if updated and optimizer.rule is not None else unknown
     relative, share = rms, NO_DECAY if not decoupled else rms
     if not isinstance(rms, Missing):
         moved = math.sqrt(sums.update_squares)
@@ -194,7 +207,7 @@ def layer_of(
         decay_share=share,
         lost=_lost(found.lost, subject),
         violations=OF_ADAM if moments is None else Violations.of(sums, moments),
-        epsilon=OF_ADAM if moments is None or not sums.entries else Epsilon.of(sums),
+        epsilon=OF_ADAM if moments is None or not sums.entries or isinstance(rms, Missing) else Epsilon.of(sums),
         dead_rows=OF_ADAM if moments is None else (shape[0] if shape else 1) - found.seen.count,
     )
 

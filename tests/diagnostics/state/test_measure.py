@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.checkpoints.runs.layer_settings import run_settings
-from fromage_cli.diagnostics.state.findings import judge
+from fromage_cli.diagnostics.state.findings import judge, unknown_updates
 from fromage_cli.diagnostics.state.measure import measure, trained_tensors
 from fromage_cli.diagnostics.state.result import LayerState, StateResult
 from fromage_cli.missing import Missing, known
@@ -214,3 +215,32 @@ def test_weights_in_float32_lose_nothing(tmp_path: Path) -> None:
     saved, _ = trained()
     result = said_of(saved, tmp_path)
     assert isinstance(result.totals.lost, Missing) and isinstance(result.layers[0].lost, Missing)
+
+
+@pytest.mark.parametrize("make", [torch.optim.NAdam, torch.optim.RAdam])
+def test_relatives_of_adam_have_their_moments_tested_and_no_update(make: Any, tmp_path: Path) -> None:
+    saved, _ = trained(make)
+    result = said_of(saved, tmp_path)
+    assert isinstance(result.totals.update_rms, Missing) and codes(result) == set()
+    slot_of(saved, 1)["exp_avg_sq"].mul_(1e-4)
+    assert ("moments-impossible", "1.weight") in codes(said_of(saved, tmp_path))
+
+
+@pytest.mark.parametrize("make", [torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adafactor, torch.optim.SGD])
+def test_where_no_update_is_known_the_reason_is_said(make: Any, tmp_path: Path) -> None:
+    saved, _ = trained(make)
+    result = said_of(saved, tmp_path)
+    assert isinstance(result.totals.update_rms, Missing) and unknown_updates(result) is not None
+
+
+def test_moments_that_cannot_be_told_apart_are_not_called_missing(tmp_path: Path) -> None:
+    """safetensors sorts the names, and the state has none."""
+    saved, _ = trained()
+    save_file(saved["model"], tmp_path / "model.safetensors")
+    torch.save(saved["optimizer"], tmp_path / "optimizer.pt")
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.optimizer is not None
+    names = trained_tensors(checkpoint, (), ())
+    result = measure(checkpoint, checkpoint.optimizer, names, run_settings([checkpoint], names, Given(), Given()))
+    words = unknown_updates(result)
+    assert words is None or "nothing else tells" in words
