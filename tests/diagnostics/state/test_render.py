@@ -14,6 +14,7 @@ from fromage_cli.missing import Missing, Why
 from tests.diagnostics.pages import compare, drawn
 
 Make = Callable[..., StateResult]
+NONE = Missing(Why.NOT_DEFINED, "the optimizer keeps no second moments")
 golden = partial(compare, Path(__file__).parent / "golden")
 
 
@@ -34,6 +35,8 @@ def test_the_page_under_verbose_with_every_row(make_state: Make) -> None:
 
 def test_the_verdict(make_state: Make) -> None:
     assert page(make_state()).startswith("Nothing is wrong with this state")
+    untested = tuple(replace(one, violations=NONE) for one in make_state().layers)
+    assert page(replace(make_state(), layers=untested)).startswith("No warning. Whether the momentum is sound")
     unknown = Missing(Why.NO_STATE, "the optimizer's state holds no moments of it")
     layers = tuple(replace(one, update_rms=unknown, relative_update=unknown) for one in make_state().layers)
     assert "No update is known: the optimizer's state holds no moments of it." in page(
