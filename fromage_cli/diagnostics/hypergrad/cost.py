@@ -25,8 +25,8 @@ from fromage_cli.terminal.answer import Estimate
 
 FEW = 3
 """Steps that are timed."""
-IN_A_SOLVE = 16
-"""Products with the curvature: 7 to 33 on the samples."""
+IN_A_SOLVE = 40
+"""Products with the curvature: as many as are allowed, for the least damping that settles is looked for."""
 IN_A_FIT = 160
 """Passes of Delta-STN: 110 to 180 on the samples."""
 
