@@ -157,9 +157,10 @@ def next_weights(
     kept: Dtype = "float32" if fused else moments
     steps = float(slot["step"]) if corrects_bias(settings) else MANY_STEPS
     beta1, beta2 = given["betas"]
-    root = rounded(numpy.sqrt(slot["max_exp_avg_sq" if given["amsgrad"] else "exp_avg_sq"]), kept)
-    root = rounded(root / numpy.float32((1.0 - beta2**steps) ** 0.5), kept)
-    root = rounded(root + _scalar(given["eps"], kept), kept)
+    with numpy.errstate(invalid="ignore"):  # a damaged v below 0
+        root = rounded(numpy.sqrt(slot["max_exp_avg_sq" if given["amsgrad"] else "exp_avg_sq"]), kept)
+        root = rounded(root / numpy.float32((1.0 - beta2**steps) ** 0.5), kept)
+        root = rounded(root + _scalar(given["eps"], kept), kept)
     step: NDArray[Any] = slot["exp_avg"] * numpy.float32(-float(given["lr"]) / (1.0 - beta1**steps))
     with numpy.errstate(divide="ignore", invalid="ignore", over="ignore"):
         step /= root
@@ -258,6 +259,10 @@ def _lost_in_block(
         update = saved_update(rule, slot, weight, settings)
     assert update is not None
     decayed = after_decay(rule, weight, settings, dtype)
+    sound = numpy.isfinite(update) & numpy.isfinite(new)
+    if not sound.all():  # damaged moments, which count in no sum
+        weight, new, update = weight[sound], new[sound], update[sound]
+        decayed = None if decayed is None else decayed[sound]
     updated = update != 0.0
     changing, decaying, decay_lost = updated, None, None
     if decayed is not None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from fromage_cli.diagnostics.hypergrad.result import CONTINUED, UNROLL, HyperparameterAnswers, MethodAnswer
 from fromage_cli.missing import Missing, Why, known
-from fromage_cli.probes.hypergradients.continued import SMOOTH
+from fromage_cli.probes.hypergradients.continued import CHANGE, FROM_ZERO, PROBABILITIES, SMOOTH
 from fromage_cli.probes.hypergradients.implicit import TOLERANCE
 from fromage_cli.probes.hypergradients.validation import PARTS
 from fromage_cli.terminal.words import number
@@ -17,12 +17,7 @@ APART = 0.25
 """Relative gap between two answers from which on they are two."""
 DIVERGED = 10.0
 """Validation loss after the steps, over that before, from which on training has gone wrong in them."""
-MOVE, FROM_ZERO = 0.1, 0.01
-"""What the advice speaks of: a tenth of the value, or this much where it is 0."""
-PROBABILITIES = ("dropout", "label-smoothing")
 TITLES = {"weight-decay": "weight decay", "label-smoothing": "label smoothing", "dropout": "dropout"}
-Decision = tuple[str, str]
-"""A direction, and the reason where there is none."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +58,7 @@ def move_of(found: HyperparameterAnswers) -> float:
     value = found.value
     if not value:
         return FROM_ZERO
-    return min(MOVE * value, 0.5 * (1.0 - value)) if found.name in PROBABILITIES else MOVE * abs(value)
+    return min(CHANGE * value, 0.5 * (1.0 - value)) if found.name in PROBABILITIES else CHANGE * abs(value)
 
 
 def _advise(found: HyperparameterAnswers, val_loss: float, after: float | None, parts: int) -> Advice:
@@ -108,7 +103,7 @@ def _advise(found: HyperparameterAnswers, val_loss: float, after: float | None, 
 def _amount(found: HyperparameterAnswers) -> str:
     """How far the advice moves it, in words."""
     move = move_of(found)
-    return "10 %" if found.value > 0.0 and move == MOVE * found.value else number(move)
+    return "10 %" if found.value > 0.0 and move == CHANGE * found.value else number(move)
 
 
 def noise(answer: MethodAnswer, parts: int) -> float:

@@ -18,9 +18,7 @@ from fromage_cli.terminal.options import (
 )
 from fromage_cli.terminal.progress import Work, progress
 
-SMOOTHING_ASSUMED = (
-    "loss: trained without label smoothing, as far as is known. To say otherwise, give --label-smoothing."
-)
+SMOOTHING_ASSUMED = "loss: label smoothing is taken as 0. If training has some, give --label-smoothing."
 """What is said where nothing tells of label smoothing: a wrong guess changes the loss of every step."""
 
 

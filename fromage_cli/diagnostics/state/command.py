@@ -23,7 +23,8 @@ def command(ckpt: RunArgument, *, checkpoint: CheckpointOptions, tensors: NameOp
     chosen = (checkpoint.key, checkpoint.ema, checkpoint.optimizer_state, checkpoint.optimizer_key)
     gathered = gather_series(ckpt, *chosen)
     last = gathered.checkpoints[-1]
-    state = last.optimizer
+    count, state = len(gathered.checkpoints), last.optimizer
+    later = (f"The last of {count} checkpoints is read: {last.place!r}.",) if count > 1 else ()
     if state is None:
         raise InputError(
             f"{last.place!r} holds no optimizer state.",
@@ -49,6 +50,6 @@ def command(ckpt: RunArgument, *, checkpoint: CheckpointOptions, tensors: NameOp
         advice=advise(findings),
         checkpoints=(record,),
         provenance=Provenance(device="cpu", dtype="float64"),
-        notes=gathered.notes,
+        notes=(*gathered.notes, *later),
         details=settings.notes,
     )

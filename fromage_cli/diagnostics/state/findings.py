@@ -73,7 +73,7 @@ def _impossible(result: StateResult) -> Iterator[Finding]:
             "warn",
             result.steps_differ,
             f"{counted(len(result.steps_differ), 'tensor')} counted another number of updates than {number(usual)}",
-            "A group was reset or added later, so the bias correction of its steps differs.",
+            "Check that the whole state was loaded. A group that was reset takes larger first steps: warm it up.",
         )
 
 

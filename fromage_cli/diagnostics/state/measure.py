@@ -27,9 +27,10 @@ from fromage_cli.diagnostics.state.result import (
 from fromage_cli.diagnostics.state.sums import Moments, Seen, Summation, Sums
 from fromage_cli.missing import LEARNING_RATE_UNKNOWN, STEP_UNKNOWN, WEIGHT_DECAY_UNKNOWN, Missing, Why
 from fromage_cli.optimizers.rounded_step import Dtype, LostUpdates, lost_updates
-from fromage_cli.optimizers.rule import LION, RULES
+from fromage_cli.optimizers.rule import LION, MOMENTUM, RULES, SGD
 from fromage_cli.optimizers.settings import MANY_STEPS, Optimizer
 from fromage_cli.optimizers.streamed import saved_update
+from fromage_cli.theory.equilibrium import momentum_gains
 from fromage_cli.theory.moment_bounds import noise_size
 
 NO_MOMENTS = Missing(Why.NO_STATE, "the optimizer's state holds no moments of it")
@@ -39,6 +40,7 @@ NOT_MATCHED = Missing(
 NO_RULE = Missing(Why.NO_FORMULA, "its update cannot be made from the state alone")
 OF_ADAM = Missing(Why.NOT_DEFINED, "the optimizer keeps no second moments")
 NO_DECAY = Missing(Why.NOT_DEFINED, "weight decay does not go past the gradient here")
+NO_CLOCK = Missing(Why.NO_FORMULA, "what weight decay does under this optimizer depends on the gradients")
 ZERO_WEIGHTS = Missing(Why.ZERO_OR_NOT_FINITE, "the weights are 0 or not finite")
 NOT_NARROW = Missing(Why.NOT_DEFINED, "its weights are kept in float32, or in a master copy of them")
 STILL = Missing(Why.NOTHING_MOVES, "the step changes nothing")
@@ -136,7 +138,7 @@ def measure(
         optimizer=settings.name,
         state_step=STEP_UNKNOWN if usual is None else int(usual),
         totals=totals_of(layers, found, settings.optimizer),
-        groups=tuple(decay_clocks(state, usual)),
+        groups=tuple(decay_clocks(state, checkpoint.step if usual is None else usual)),
         layers=layers,
         steps_differ=tuple(one.name for one in layers if not isinstance(one.step, Missing) and one.step != usual),
         never_updated=tuple(name for name in names if name in told.never_updated),
@@ -207,7 +209,7 @@ def layer_of(
         decay_share=share,
         lost=_lost(found.lost, subject),
         violations=OF_ADAM if moments is None else Violations.of(sums, moments),
-        epsilon=OF_ADAM if moments is None or not sums.entries or isinstance(rms, Missing) else Epsilon.of(sums),
+        epsilon=OF_ADAM if moments is None else rms if isinstance(rms, Missing) else Epsilon.of(sums),
         dead_rows=OF_ADAM if moments is None else (shape[0] if shape else 1) - found.seen.count,
     )
 
@@ -243,27 +245,34 @@ def totals_of(layers: Sequence[LayerState], found: Mapping[str, _Found], optimiz
     return Totals(
         tensors=len(layers),
         parameters=sum(one.entries for one in sums.values()),
-        update_rms=math.sqrt(squares / entries) if entries else NO_MOMENTS,
-        relative_update=math.sqrt(math.fsum(step * step * square for step, square in steps)) / norm
-        if norm
-        else NO_MOMENTS,
+        update_rms=math.sqrt(squares / entries) if entries else layers[0].update_rms,
+        relative_update=(
+            math.sqrt(math.fsum(step * step * square for step, square in steps)) / norm
+            if norm
+            else (moved or layers)[0].relative_update
+        ),
         noise_rms=noise_size(settings["betas"][0]) if adams else 1.0 if rule is LION else OF_ADAM,
-        lost=_lost(reduce(add, lost)) if lost else NOT_NARROW,
+        lost=_lost(reduce(add, lost)) if lost else layers[0].lost,
         violations=sum(one.violations.total for one in layers if not isinstance(one.violations, Missing)),
     )
 
 
 def decay_clocks(state: OptimizerState, steps: float | None) -> Iterator[GroupState]:
-    """Each group with the clock of its decay."""
+    """Each group with the clock of its decay, after so many updates.
+
+    Decoupled decay takes rate * decay of a weight in a step. Under SGD the momentum multiplies that by its gain.
+    """
     rule = RULES.get(state.settings.rule or "")
     for group in state.groups:
         rate, decay = (group.settings.get(name) for name in ("lr", "weight_decay"))
         rate = float(rate) if isinstance(rate, int | float) else None
         decay = float(decay) if isinstance(decay, int | float) else None
-        pace = rate * decay if rate is not None and decay is not None else None
-        timescale: float | Missing = NO_DECAY
-        remaining: float | Missing = NO_DECAY
-        if rule is not None and rule.decay is not None and pace is not None:
+        timescale: float | Missing = NO_CLOCK
+        remaining: float | Missing = NO_CLOCK
+        if rule is not None and (rule is SGD or rule.decay == "decoupled") and rate is not None and decay is not None:
+            own = {**MOMENTUM, **group.settings}
+            gains = momentum_gains(own["momentum"], own["dampening"], own["nesterov"])
+            pace = rate * decay * (gains.total if rule is SGD else 1.0)
             timescale = 1.0 / pace if pace > 0.0 else NEVER
             remaining = STEP_UNKNOWN if steps is None else math.exp(-steps * pace)
         yield GroupState(

@@ -40,7 +40,7 @@ def verdict(result: StateResult, findings: Sequence[Finding]) -> str:
         return f"No update is known: {why}."
     if all(known(layer.violations) is None for layer in result.layers):
         return "No warning. Whether the momentum is sound cannot be told, for no bound holds for it."
-    return "Nothing is wrong with this state: its moments are ones that training makes."
+    return "No warning: every moment is one that gradients can make."
 
 
 def render(result: StateResult, style: PageStyle, findings: Sequence[Finding]) -> RenderableType:

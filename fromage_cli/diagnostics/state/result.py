@@ -105,9 +105,9 @@ class GroupState:
     learning_rate: float | Missing
     weight_decay: float | Missing
     timescale: float | Missing
-    """Steps in which decay at this rate takes weights to 1/e, without updates: 1 / (eta lambda)."""
+    """Steps in which decay at this rate takes weights to 1/e: 1 / (eta lambda), of SGD over the gain of momentum."""
     remaining: float | Missing
-    """Share of the initial weights still there after the steps so far at this rate: exp(-t eta lambda)."""
+    """Share of the initial weights still there after the steps so far at this rate: exp(-steps / timescale)."""
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ class Summation:
         root = numpy.sqrt(divided)
         root /= by_second
         denominator = root + moments.eps
-        update = first / denominator
+        update = numpy.divide(first, denominator, out=numpy.zeros_like(denominator), where=denominator > 0.0)
         update /= by_first
         below = root < moments.eps
         return replace(

@@ -23,6 +23,8 @@ CHANGE = 0.1
 """By which share of its value a hyperparameter is moved."""
 FROM_ZERO = 0.01
 """What a hyperparameter of 0 is moved to; it cannot go below."""
+PROBABILITIES = ("dropout", LABEL_SMOOTHING)
+"""Hyperparameters that stay below 1 when they are moved."""
 DRAWS = 4
 """Of batches and random numbers, to average over."""
 SMOOTH = 0.9
@@ -85,7 +87,7 @@ class Continuations:
         Costs two runs, and two more for each further draw. Raises NumericalError where a loss is not finite,
         ResourceError at a limit.
         """
-        if hyperparameter.value and hyperparameter.name in ("dropout", LABEL_SMOOTHING):  # both ends are probabilities
+        if hyperparameter.value and hyperparameter.name in PROBABILITIES:
             change = min(change, 0.5 * (1.0 - hyperparameter.value) / hyperparameter.value)
         if hyperparameter.value:
             places = [

@@ -33,6 +33,10 @@ def test_what_a_script_reads(run: Run) -> None:
     assert result["totals"]["relative_update"] == pytest.approx(0.00494, rel=0.01)
 
 
+def test_of_several_the_last_is_read_and_it_is_said(run: Run) -> None:
+    assert "The last of 3 checkpoints is read" in run(*sorted((SAMPLES / "char-gpt").glob("*.pt")))[2]
+
+
 def test_weights_alone_are_refused_in_a_sentence(run: Run, tmp_path: Path) -> None:
     torch.save({"w": torch.ones(3, 2)}, tmp_path / "w.pt")
     code, out, err = run(str(tmp_path / "w.pt"))

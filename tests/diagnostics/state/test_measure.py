@@ -244,3 +244,63 @@ def test_moments_that_cannot_be_told_apart_are_not_called_missing(tmp_path: Path
     result = measure(checkpoint, checkpoint.optimizer, names, run_settings([checkpoint], names, Given(), Given()))
     words = unknown_updates(result)
     assert words is None or "nothing else tells" in words
+
+
+@pytest.mark.parametrize("settings", [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}, {"momentum": 0.5}])
+def test_the_clock_of_sgd_is_that_of_a_run_without_gradients(settings: Saved, tmp_path: Path) -> None:
+    """Decay alone for 400 steps; the first few begin the momentum."""
+    weight = nn.Parameter(torch.ones(3, 2, dtype=torch.float64))
+    optimizer, norms = torch.optim.SGD([weight], lr=1e-3, weight_decay=0.02, **settings), []
+    for _ in range(400):
+        weight.grad = torch.zeros_like(weight)
+        optimizer.step()
+        norms.append(float(weight.detach()[0, 0]))
+    saved = {"model": {"w": weight.detach()}, "optimizer": optimizer.state_dict(), "step": 400}
+    (group,) = said_of(saved, tmp_path).groups
+    assert known(group.timescale) == pytest.approx(200.0 / math.log(norms[199] / norms[399]), rel=0.01)
+    assert known(group.remaining) == pytest.approx(norms[399], rel=0.005)
+
+
+@pytest.mark.parametrize("settings", [{"weight_decay": 0.1}, {"weight_decay": 0.0}])
+def test_the_clock_of_coupled_decay_under_adam_is_not_told(settings: Saved, tmp_path: Path) -> None:
+    saved, _ = trained(torch.optim.Adam, **settings)
+    (group,) = said_of(saved, tmp_path).groups
+    assert isinstance(group.timescale, Missing) and isinstance(group.remaining, Missing)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [math.nan, -math.nan, math.inf])
+def test_damaged_moments_of_narrow_weights_leave_the_other_numbers(value: float, tmp_path: Path) -> None:
+    weight = nn.Parameter(torch.ones(4, 3).bfloat16())
+    optimizer = torch.optim.AdamW([weight], lr=1e-3)
+    weight.grad = torch.ones(4, 3).bfloat16()
+    optimizer.step()
+    optimizer.state[weight]["exp_avg"][0, 0] = value
+    optimizer.state[weight]["exp_avg_sq"][1, 0] = -1.0
+    result = said_of({"model": {"w": weight.detach()}, "optimizer": optimizer.state_dict()}, tmp_path)
+    lost, violations = known(result.totals.lost), known(result.layers[0].violations)
+    assert violations is not None and (violations.not_finite, violations.negative) == (1, 1)
+    assert lost is not None and 0.0 <= (known(lost.magnitude) or 0.0) <= 1.0
+    assert math.isfinite(known(result.totals.update_rms) or math.nan)
+
+
+def test_a_master_copy_takes_the_steps(tmp_path: Path) -> None:
+    weight = nn.Parameter(torch.ones(4, 3).bfloat16())
+    optimizer = torch.optim.AdamW([weight], lr=1e-3)
+    weight.grad = torch.ones(4, 3).bfloat16()
+    optimizer.step()
+    optimizer.state[weight]["master_param"] = weight.detach().float()
+    result = said_of({"model": {"w": weight.detach()}, "optimizer": optimizer.state_dict()}, tmp_path)
+    assert isinstance(result.layers[0].lost, Missing) and "master copy" in result.layers[0].lost.words
+    assert known(result.totals.lost) is None
+
+
+def test_reasons_are_those_of_the_optimizer(tmp_path: Path) -> None:
+    """NAdam keeps second moments, and its weights in 16 bits are rounded; only its update is not known."""
+    weight = nn.Parameter(torch.ones(4, 3).bfloat16())
+    optimizer = torch.optim.NAdam([weight], lr=1e-3)
+    weight.grad = torch.ones(4, 3).bfloat16()
+    optimizer.step()
+    result = said_of({"model": {"w": weight.detach()}, "optimizer": optimizer.state_dict()}, tmp_path)
+    for number in (result.layers[0].epsilon, result.layers[0].lost, result.totals.lost, result.totals.update_rms):
+        assert isinstance(number, Missing) and number.words == "its update cannot be made from the state alone"

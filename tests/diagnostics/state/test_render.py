@@ -34,7 +34,7 @@ def test_the_page_under_verbose_with_every_row(make_state: Make) -> None:
 
 
 def test_the_verdict(make_state: Make) -> None:
-    assert page(make_state()).startswith("Nothing is wrong with this state")
+    assert page(make_state()).startswith("No warning: every moment")
     untested = tuple(replace(one, violations=NONE) for one in make_state().layers)
     assert page(replace(make_state(), layers=untested)).startswith("No warning. Whether the momentum is sound")
     unknown = Missing(Why.NO_STATE, "the optimizer's state holds no moments of it")
