@@ -213,9 +213,7 @@ class _Side:
         place = Place(job.name, job.begin + begin, end - begin)
         for name in source.slots:
             self._slots.setdefault(name, _SlotReader())
-        arrays = {
-            name: self._slots[name].read(held, source.dtypes[name], place) for name, held in source.slots.items()
-        }
+        arrays = {name: self._slots[name].read(held, source.dtypes[name], place) for name, held in source.slots.items()}
         arrays[WEIGHT] = self._widening.widened(self._weights.part(job, begin, end, source.whole), job.dtype)
         return Part(place.name, place.begin, arrays)
 
