@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from fromage_cli.checkpoints.runs.rate_history import RateBreak
 from fromage_cli.diagnostics.state.sums import Moments, Sums
-from fromage_cli.missing import Missing
+from fromage_cli.missing import Missing, known
 
 
 @dataclass(frozen=True)
@@ -167,6 +167,13 @@ class Continuation:
     """Those of them whose moments changed, and whose step is not too small for the dtype."""
     stale: tuple[str, ...]
     """Tensors that moved while their moments stayed the same."""
+
+    @property
+    def broken(self) -> bool:
+        """Whether it does not follow from the one before; weights count where the rates between are told."""
+        bounds = (self.second_moments, self.first_moments, *([self.weights] if self.rates_told else []))
+        beyond = any(found.entries for bound in bounds if (found := known(bound)) is not None)
+        return self.restarted or self.counts_differ or bool(self.stale) or beyond
 
 
 @dataclass(frozen=True)
