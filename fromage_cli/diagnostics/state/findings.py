@@ -197,6 +197,7 @@ def _decay(result: StateResult) -> Iterator[Finding]:
 
 def unknown_updates(result: StateResult) -> str | None:
     """Why no layer's update is known; None where one is."""
-    reasons = [one.update_rms for one in result.layers]
+    reasons = [one.relative_update for one in result.layers]
     words = [one.words for one in reasons if isinstance(one, Missing)]
-    return words[0] if words and len(words) == len(reasons) else None
+    known_sizes = any(known(one.update_rms) is not None for one in result.layers)
+    return words[0] if words and len(words) == len(reasons) and not known_sizes else None

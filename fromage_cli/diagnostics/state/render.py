@@ -38,6 +38,8 @@ def verdict(result: StateResult, findings: Sequence[Finding]) -> str:
         return f"Warning: {place}{grave[0].message}."
     if (why := unknown_updates(result)) is not None:
         return f"No update is known: {why}."
+    if all(layer.moments_dtype is None for layer in result.layers):
+        return "No warning: the optimizer keeps no moments that could be damaged."
     if all(known(layer.violations) is None for layer in result.layers):
         return "No warning. Whether the momentum is sound cannot be told, for no bound holds for it."
     return "No warning: every moment is one that gradients can make."
