@@ -18,6 +18,8 @@ FACTS = {
     "moments-not-finite": "fail",
     "moments-impossible": "warn",
     "update-counts-differ": "warn",
+    "master-differs": "warn",
+    "master-rebuilt": "warn",
     "updates-lost": "warn",
     "decay-lost": "warn",
     "layer-does-not-move": "warn",

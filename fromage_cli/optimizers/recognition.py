@@ -12,7 +12,9 @@ ADAFACTOR_OF_TRANSFORMERS = f"{ADAFACTOR.name} of transformers"
 """Keeps the mean of its updates, rate included, where beta1 is given, and factors of the second moment."""
 MEANS_OF_ADAM = (EITHER_ADAM, ADAM_ALIKE, "nadam", "radam")
 """What has no rule here, and whose moments are Adam's means of gradients and of their squares."""
-BESIDE = {"step", "param", "master_param", "master_params", "fp32_param"}
+COPIES = {"param", "master_param", "master_params", "master_weight", "master_weights", "fp32_param", "fp32"}
+"""Slots that hold a copy of the weights in more digits: of Megatron, apex and Transformer Engine, DeepSpeed."""
+BESIDE = {"step"} | COPIES
 """Slots that are no moments: the number of updates, and copies of the weights."""
 OF_ADAM = {"amsgrad", "bias_correction", "correct_bias", "use_muon"}
 """Settings of which those that implement Adam save one: torch, apex and DeepSpeed, transformers, Muon's auxiliary."""

@@ -26,7 +26,7 @@ DAMAGED = "Load another checkpoint, or start the optimizer anew with a warm-up: 
 def judge(result: StateResult) -> tuple[Finding, ...]:
     """The findings of a state, the gravest kinds first."""
     never = [never_updated(result.never_updated)] if result.never_updated else []
-    grave = (*_impossible(result), *_rounding(result), *_sizes(result))
+    grave = (*_impossible(result), *_copies(result), *_rounding(result), *_sizes(result))
     return (*grave, *_small_moments(result), *_decay(result), *never)
 
 
@@ -80,6 +80,32 @@ def _impossible(result: StateResult) -> Iterator[Finding]:
 def entries(count: int) -> str:
     """So many entries."""
     return "1 entry" if count == 1 else f"{count:,} entries"
+
+
+def _copies(result: StateResult) -> Iterator[Finding]:
+    """Master copies that are not those of the weights, or that were rounded themselves."""
+    differ = {one.name: count for one in result.layers if (count := known(one.master_differs))}
+    if differ:
+        yield about_names(
+            "master-differs",
+            "warn",
+            list(differ),
+            f"{entries(sum(differ.values()))} of the 16-bit weights are not the rounded master copy, "
+            f"in {counted(len(differ), 'tensor')}",
+            "Weights and state are from different steps, or the weights were changed since. "
+            "Round the weights from the master copy again, or start the optimizer anew.",
+            limit=0.0,
+        )
+    if widened := {one.name: one.rounded_to for one in result.layers if one.rounded_to is not None}:
+        dtype = next(iter(widened.values()))
+        yield about_names(
+            "master-rebuilt",
+            "warn",
+            list(widened),
+            f"the float32 weights of {counted(len(widened), 'tensor')} hold only {dtype} values",
+            "They were rebuilt from a rounded copy, and small updates are lost at every such resume. "
+            "Save and load the float32 weights themselves.",
+        )
 
 
 def _rounding(result: StateResult) -> Iterator[Finding]:

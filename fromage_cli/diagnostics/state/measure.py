@@ -13,8 +13,9 @@ from typing import Any
 from fromage_cli.checkpoints import Checkpoint, OptimizerState, TensorEntry
 from fromage_cli.checkpoints.layers import BUFFERS, layer_entries
 from fromage_cli.checkpoints.reading.arrays import CHUNK
-from fromage_cli.checkpoints.reading.slots import Part, dtypes_of, over_parts, scalar
+from fromage_cli.checkpoints.reading.slots import Part, dtypes_of, over_parts, scalar, shaped_like
 from fromage_cli.checkpoints.runs.layer_settings import RunSettings
+from fromage_cli.diagnostics.state.digits import Digits, count_differing
 from fromage_cli.diagnostics.state.result import (
     Epsilon,
     GroupState,
@@ -26,9 +27,9 @@ from fromage_cli.diagnostics.state.result import (
 )
 from fromage_cli.diagnostics.state.sums import Moments, Seen, Summation, Sums
 from fromage_cli.diagnostics.state.updates import NO_RULE, Trained, update_of
-from fromage_cli.missing import LEARNING_RATE_UNKNOWN, STEP_UNKNOWN, WEIGHT_DECAY_UNKNOWN, Missing, Why
-from fromage_cli.optimizers.recognition import ADAFACTOR_OF_TRANSFORMERS, MEANS_OF_ADAM
-from fromage_cli.optimizers.rounded_step import Dtype, LostUpdates, lost_updates
+from fromage_cli.missing import LEARNING_RATE_UNKNOWN, STEP_UNKNOWN, WEIGHT_DECAY_UNKNOWN, Missing, Why, known
+from fromage_cli.optimizers.recognition import ADAFACTOR_OF_TRANSFORMERS, COPIES, MEANS_OF_ADAM
+from fromage_cli.optimizers.rounded_step import Dtype, LostUpdates, lost_updates, rounded
 from fromage_cli.optimizers.rule import LION, MOMENTUM, RULES, SGD
 from fromage_cli.optimizers.settings import MANY_STEPS, Optimizer, corrects_bias
 from fromage_cli.optimizers.streamed import saved_update
@@ -41,6 +42,10 @@ NO_CLOCK = Missing(Why.NO_FORMULA, "what weight decay does under this optimizer 
 NOT_NARROW = Missing(Why.NOT_DEFINED, "its weights are kept in float32, or in a master copy of them")
 STILL = Missing(Why.NOTHING_MOVES, "the step changes nothing")
 NEVER = Missing(Why.NOTHING_MOVES, "the rate or the weight decay is 0")
+NO_MASTER = Missing(Why.NOT_DEFINED, "there is no master copy of the weights")
+NARROW = ("bfloat16", "float16")
+LEAST_STEP = 1e-6
+"""A relative update from which on float32 weights change in digits that 16 bits do not hold."""
 ADAMS = ("exp_avg", "exp_avg_sq")
 
 
@@ -58,11 +63,17 @@ class _Found:
     sums: Sums = field(default_factory=Sums)
     seen: Seen = field(default_factory=Seen)
     lost: LostUpdates | None = None
+    differing: int = 0
+    """Entries of the stored weight that are not the rounded master."""
+    digits: Digits = field(default_factory=Digits)
 
     def joined(self, other: _Found) -> _Found:
         """With the next part."""
         lost = other.lost if self.lost is None else self.lost if other.lost is None else self.lost + other.lost
-        return _Found(self.sums + other.sums, self.seen.joined(other.seen), lost)
+        digits = self.digits.joined(other.digits)
+        return _Found(
+            self.sums + other.sums, self.seen.joined(other.seen), lost, self.differing + other.differing, digits
+        )
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,8 @@ class _Subject:
     """One tensor, and how it is trained."""
 
     name: str
+    dtype: str
+    """Of the stored weights."""
     length: int
     """Entries of a row along the first dimension."""
     trained: Trained
@@ -79,20 +92,28 @@ class _Subject:
     """Of its group, by the names of the class that steps."""
     narrow: Dtype | None
     """The dtype of weights that each step rounds; None where they are kept in more digits."""
+    master: str | None
+    """The slot with the float32 copy of the weights, on which steps are measured; None without."""
 
     def work(self, summation: Summation, part: Part) -> _Found:
         """What one part of it adds."""
-        arrays, rule, slot, seen, lost = part.arrays, self.trained.optimizer.rule, self.trained.slot, Seen(), None
+        arrays, rule, slot = dict(part.arrays), self.trained.optimizer.rule, self.trained.slot
+        seen, lost, differing, digits = Seen(), None, 0, Digits()
+        if self.master is not None:
+            stored, arrays["weight"] = arrays["weight"], arrays.pop(self.master)
+            differing = count_differing(rounded(arrays["weight"], narrowest(self.dtype)), stored)
+        if self.master is not None or self.dtype == "float32":
+            digits = Digits.of(arrays["weight"])
         if self.moments is not None:
             sums = summation.adam(arrays, self.moments)
             seen = Seen.of(arrays["exp_avg_sq"], part.begin, self.length)
         else:
             sums = summation.memory(arrays, self._made_in_parts(arrays))
         if self.narrow is not None and rule is not None and "lr" in self.settings:
-            stored = {**arrays, "step": scalar(slot, "step") or MANY_STEPS}
+            memory = {**arrays, "step": scalar(slot, "step") or MANY_STEPS}
             kept = next((kind for key, kind in dtypes_of(slot).items() if key in arrays), self.narrow)
-            lost = lost_updates(rule, stored, arrays["weight"], self.settings, self.narrow, moments=narrowest(kept))
-        return _Found(sums, seen, lost)
+            lost = lost_updates(rule, memory, arrays["weight"], self.settings, self.narrow, moments=narrowest(kept))
+        return _Found(sums, seen, lost, differing, digits)
 
     def _made_in_parts(self, arrays: Mapping[str, Any]) -> Any:
         """The update of one part; None where it takes the whole tensor, or more than the state."""
@@ -156,15 +177,16 @@ def subject_of(entry: TensorEntry, slot: Mapping[str, Any], settings: RunSetting
         moments = Moments(beta1, beta2, float(arguments.get("eps") or 0.0), steps, stored, corrects_bias(own))
     kernels = {key: value for key, value in own.items() if key in ("foreach", "fused")}
     rate = {} if trained.rate is None else {"lr": trained.rate}
-    narrow = narrowest(entry.dtype) if entry.dtype in ("bfloat16", "float16") and not copies_of(slot) else None
+    narrow = narrowest(entry.dtype) if entry.dtype in NARROW and not COPIES.intersection(slot) else None
     length = max(entry.elements // max(entry.shape[0] if entry.shape else 1, 1), 1)
     steps_by = {**kernels, **arguments, "weight_decay": trained.decay or 0.0, **rate}
-    return _Subject(name, length, trained, moments, steps_by, narrow)
+    return _Subject(name, entry.dtype, length, trained, moments, steps_by, narrow, master_of(slot, entry))
 
 
-def copies_of(slot: Mapping[str, Any]) -> list[str]:
-    """The slots that hold a copy of the weights in more digits."""
-    return [key for key in slot if "master" in key or key in ("param", "fp32")]
+def master_of(slot: Mapping[str, Any], entry: TensorEntry) -> str | None:
+    """The slot that holds the float32 copy of weights in 16 bits; None without."""
+    found = shaped_like(slot, entry.shape) if entry.dtype in NARROW else {}
+    return next((key for key in found if key in COPIES and dtypes_of(slot)[key] == "float32"), None)
 
 
 def layer_of(subject: _Subject, entry: TensorEntry, found: _Found, *, matched: bool) -> LayerState:
@@ -182,6 +204,7 @@ def layer_of(subject: _Subject, entry: TensorEntry, found: _Found, *, matched: b
     step = scalar(trained.slot, "step")
     known_types = {kind for key, kind in dtypes_of(trained.slot).items() if key != "step"}
     damaged = Violations(0, 0, sums.not_finite, False)
+    trained_on = (step is None or step > 1.0) and (known(update.relative) or 0.0) > LEAST_STEP
     return LayerState(
         name=subject.name,
         shape=shape,
@@ -194,6 +217,9 @@ def layer_of(subject: _Subject, entry: TensorEntry, found: _Found, *, matched: b
         relative_update=update.relative,
         decay_share=share,
         lost=_lost(found.lost, subject),
+        master=subject.master is not None,
+        master_differs=found.differing if subject.master is not None else NO_MASTER,
+        rounded_to=found.digits.dtype if trained_on else None,
         violations=Violations.of(sums, moments) if moments else damaged if damaged.total else OF_ADAM,
         epsilon=OF_ADAM if moments is None else NO_RULE if optimizer.rule is None else Epsilon.of(sums),
         dead_rows=OF_ADAM if moments is None else (shape[0] if shape else 1) - found.seen.count,

@@ -77,6 +77,8 @@ def _facts(result: StateResult) -> list[Fact]:
     noise = known(totals.noise_rms)
     beside = "" if noise is None else f"; {number(noise)} if gradients were noise alone"
     found.append(Fact("RMS of the update", number(known(totals.update_rms)), f"before the learning rate{beside}"))
+    if masters := sum(layer.master for layer in result.layers):
+        found.append(Fact("Master copies", number(masters), "tensors have one in float32; steps are measured on it"))
     lost = known(totals.lost)
     if lost is not None:
         half = known(lost.half_rate)
