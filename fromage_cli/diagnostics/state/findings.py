@@ -20,13 +20,15 @@ FEW_STEPS = 300.0
 """Steps of decay's clock below which the run forgets its weights within a short time."""
 HARDLY = 0.95
 """Share of the initial weights from which on decay has hardly acted."""
+SKIPPED = 0.02
+"""Share of the steps that a scaler of float16 gradients may skip: the optimizer then counts fewer."""
 DAMAGED = "Load another checkpoint, or start the optimizer anew with a warm-up: these moments would misdirect steps."
 
 
 def judge(result: StateResult) -> tuple[Finding, ...]:
     """The findings of a state, the gravest kinds first."""
     never = [never_updated(result.never_updated)] if result.never_updated else []
-    grave = (*_impossible(result), *_copies(result), *_rounding(result), *_sizes(result))
+    grave = (*_impossible(result), *_count(result), *_copies(result), *_rounding(result), *_sizes(result))
     return (*grave, *_small_moments(result), *_decay(result), *never)
 
 
@@ -75,6 +77,30 @@ def _impossible(result: StateResult) -> Iterator[Finding]:
             f"{counted(len(result.steps_differ), 'tensor')} counted another number of updates than {number(usual)}",
             "Check that the whole state was loaded. A group that was reset takes larger first steps: warm it up.",
         )
+
+
+def _count(result: StateResult) -> Iterator[Finding]:
+    """A state that counts other updates than the file's step."""
+    step, updates = known(result.step), known(result.state_step)
+    if step is not None and updates is not None and not counts_agree(step, updates):
+        yield Finding(
+            "update-count-not-the-files",
+            "warn",
+            f"the optimizer counts {number(updates)} updates, and the file says step {number(step)}",
+            value=float(updates),
+            limit=float(step),
+            hint="The state is from another step, or the optimizer was started anew. "
+            "Take the state that was saved at this step; without one, resume with a warm-up.",
+        )
+
+
+def counts_agree(step: int, updates: int) -> bool:
+    """Whether a training step goes with so many updates: nearly equal, a few skipped, or one so many of the other.
+
+    Steps may be batches of which several make an update, or epochs of several updates.
+    """
+    fewer, more = sorted((step, updates))
+    return more - fewer <= 1 or (1.0 - SKIPPED) * step <= updates <= step or (fewer > 0 and more % fewer == 0)
 
 
 def entries(count: int) -> str:
