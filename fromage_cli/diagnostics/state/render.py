@@ -38,6 +38,8 @@ def verdict(result: StateResult, findings: Sequence[Finding]) -> str:
         return f"Warning: {place}{grave[0].message}."
     if (why := unknown_updates(result)) is not None:
         return f"No update is known: {why}."
+    if all(layer.moments_dtype is None for layer in result.layers):
+        return "No warning: the optimizer keeps no moments that could be damaged."
     if all(known(layer.violations) is None for layer in result.layers):
         return "No warning. Whether the momentum is sound cannot be told, for no bound holds for it."
     return "No warning: every moment is one that gradients can make."
@@ -75,6 +77,8 @@ def _facts(result: StateResult) -> list[Fact]:
     noise = known(totals.noise_rms)
     beside = "" if noise is None else f"; {number(noise)} if gradients were noise alone"
     found.append(Fact("RMS of the update", number(known(totals.update_rms)), f"before the learning rate{beside}"))
+    if masters := sum(layer.master for layer in result.layers):
+        found.append(Fact("Master copies", number(masters), "tensors have one in float32; steps are measured on it"))
     lost = known(totals.lost)
     if lost is not None:
         half = known(lost.half_rate)

@@ -91,6 +91,12 @@ class LayerState:
     decay_share: float | Missing
     """eta lambda ||W|| over itself and ||eta u||, of decoupled decay."""
     lost: Lost | Missing
+    master: bool
+    """Whether the weights have a float32 copy in the state, on which size and step are measured."""
+    master_differs: int | Missing
+    """Entries of the 16-bit weights that are not the rounded copy."""
+    rounded_to: str | None
+    """The 16-bit dtype whose values are all that float32 weights, or their copy, hold; None: they hold more digits."""
     violations: Violations | Missing
     epsilon: Epsilon | Missing
     dead_rows: int | Missing

@@ -37,6 +37,8 @@ def test_the_verdict(make_state: Make) -> None:
     assert page(make_state()).startswith("No warning: every moment")
     untested = tuple(replace(one, violations=NONE) for one in make_state().layers)
     assert page(replace(make_state(), layers=untested)).startswith("No warning. Whether the momentum is sound")
+    none = tuple(replace(one, violations=NONE, moments_dtype=None) for one in make_state().layers)
+    assert page(replace(make_state(), layers=none)).startswith("No warning: the optimizer keeps no moments")
     unknown = Missing(Why.NO_STATE, "the optimizer's state holds no moments of it")
     layers = tuple(replace(one, update_rms=unknown, relative_update=unknown) for one in make_state().layers)
     assert "No update is known: the optimizer's state holds no moments of it." in page(
