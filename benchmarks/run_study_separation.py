@@ -18,6 +18,7 @@ FACTS = {
     "moments-not-finite": "fail",
     "moments-impossible": "warn",
     "update-counts-differ": "warn",
+    "replicas-differ": "info, warn",
     "updates-lost": "warn",
     "decay-lost": "warn",
     "layer-does-not-move": "warn",

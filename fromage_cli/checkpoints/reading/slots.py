@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 WEIGHT = "weight"
 """What the weight itself is called among its slots."""
+MASTERS = ("param", "fp32", "fp32_param")
+"""Slots that hold a weight in more digits than it is stored in; so does every one that has `master` in its name."""
 STEP = "step"
 """The slot that counts updates; it has the shape of a weight that is a single number."""
 WIDEST = 8
@@ -117,6 +119,11 @@ def scalar(slot: Mapping[str, Any], name: str) -> float | None:
     if tuple(getattr(value, "shape", (0,))) in ((), (1,)):
         value = value.item()
     return value if isinstance(value, int | float) else None
+
+
+def masters_in(slot: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the slots that hold the weight itself in more digits."""
+    return tuple(name for name in slot if "master" in name or name in MASTERS)
 
 
 class _PartReader(Generic[Worker]):

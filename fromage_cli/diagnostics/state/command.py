@@ -1,5 +1,7 @@
 """`fromage-diag state`."""
 
+from dataclasses import replace
+
 from fromage_cli.errors import InputError
 from fromage_cli.intake import checkpoint_record, short_place
 from fromage_cli.terminal.answer import Answer, Provenance, records
@@ -15,6 +17,7 @@ def command(ckpt: RunArgument, *, checkpoint: CheckpointOptions, tensors: NameOp
     """
     from fromage_cli.checkpoints.runs.gathering import gather_series
     from fromage_cli.checkpoints.runs.layer_settings import run_settings
+    from fromage_cli.diagnostics.state.copies import compared, stored_copies
     from fromage_cli.diagnostics.state.findings import judge
     from fromage_cli.diagnostics.state.measure import measure, trained_tensors
     from fromage_cli.diagnostics.state.render import advise, header, headline, render
@@ -34,8 +37,11 @@ def command(ckpt: RunArgument, *, checkpoint: CheckpointOptions, tensors: NameOp
     names = trained_tensors(last, *tensors.globs)
     settings = run_settings([last], names, Given(), Given())
     elements = float(sum(last.entries[name].elements for name in names))
+    copies, unread = stored_copies(last, {name: settings.found[-1].slots.get(name, {}) for name in names})
+    elements += sum(one.elements for one in copies)
     with progress("reading", elements) as advance:
         result = measure(last, state, names, settings, advance)
+        result = replace(result, replicas=compared(copies, advance))
     findings, record = judge(result), checkpoint_record(last)
     return Answer(
         result=result,
@@ -50,6 +56,6 @@ def command(ckpt: RunArgument, *, checkpoint: CheckpointOptions, tensors: NameOp
         advice=advise(findings),
         checkpoints=(record,),
         provenance=Provenance(device="cpu", dtype="float64"),
-        notes=(*gathered.notes, *later),
+        notes=(*gathered.notes, *later, *unread),
         details=settings.notes,
     )

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from statistics import median
 
 from fromage_cli.counting import counted
+from fromage_cli.diagnostics.state.replicas import replica_findings
 from fromage_cli.diagnostics.state.result import LayerState, StateResult
 from fromage_cli.findings import Finding, about_names, never_updated
 from fromage_cli.missing import Missing, known
@@ -26,7 +27,7 @@ DAMAGED = "Load another checkpoint, or start the optimizer anew with a warm-up: 
 def judge(result: StateResult) -> tuple[Finding, ...]:
     """The findings of a state, the gravest kinds first."""
     never = [never_updated(result.never_updated)] if result.never_updated else []
-    grave = (*_impossible(result), *_rounding(result), *_sizes(result))
+    grave = (*_impossible(result), *replica_findings(result.replicas), *_rounding(result), *_sizes(result))
     return (*grave, *_small_moments(result), *_decay(result), *never)
 
 

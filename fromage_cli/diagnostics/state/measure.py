@@ -13,7 +13,7 @@ from typing import Any
 from fromage_cli.checkpoints import Checkpoint, OptimizerState, TensorEntry
 from fromage_cli.checkpoints.layers import BUFFERS, layer_entries
 from fromage_cli.checkpoints.reading.arrays import CHUNK
-from fromage_cli.checkpoints.reading.slots import Part, dtypes_of, over_parts, scalar
+from fromage_cli.checkpoints.reading.slots import Part, dtypes_of, masters_in, over_parts, scalar
 from fromage_cli.checkpoints.runs.layer_settings import RunSettings
 from fromage_cli.diagnostics.state.result import (
     Epsilon,
@@ -161,8 +161,7 @@ def subject_of(entry: TensorEntry, slot: Mapping[str, Any], settings: RunSetting
         moments = Moments(beta1, beta2, float(arguments.get("eps") or 0.0), steps, stored)
     kernels = {key: value for key, value in told.items() if key in ("foreach", "fused")}
     own = {**kernels, **arguments, "weight_decay": decay or 0.0, **({"lr": rate} if rate is not None else {})}
-    masters = [key for key in slot if "master" in key or key in ("param", "fp32")]
-    narrow = narrowest(entry.dtype) if entry.dtype in ("bfloat16", "float16") and not masters else None
+    narrow = narrowest(entry.dtype) if entry.dtype in ("bfloat16", "float16") and not masters_in(slot) else None
     length = max(entry.elements // max(rows, 1), 1)
     return _Subject(entry.name, length, optimizer, slot, moments, own, narrow)
 

@@ -1,6 +1,7 @@
 """What `state` finds: plain numbers whose field names are the JSON keys."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from fromage_cli.diagnostics.state.sums import Moments, Sums
 from fromage_cli.missing import Missing
@@ -127,6 +128,22 @@ class Totals:
 
 
 @dataclass(frozen=True)
+class ReplicaState:
+    """What is stored more than once, and whether its copies agree."""
+
+    name: str
+    kind: Literal["tensor", "buffer", "setting"]
+    """What is trained, what is not, or a number of the optimizer's."""
+    files: tuple[str, ...]
+    """That of the copy that is read, then those of the copies that differ; all where none does."""
+    entries: int
+    differ: int | Missing
+    """Entries in which a copy differs from the one that is read: those of the copy with the most."""
+    largest: float | Missing
+    """The largest |a - b| / max(|a|, |b|) of them."""
+
+
+@dataclass(frozen=True)
 class StateResult:
     """What one optimizer's state says."""
 
@@ -144,3 +161,5 @@ class StateResult:
     """Tensors whose count of updates is another than most have."""
     never_updated: tuple[str, ...]
     """Tensors without moments beside others that have some."""
+    replicas: tuple[ReplicaState, ...] = ()
+    """What is stored more than once."""

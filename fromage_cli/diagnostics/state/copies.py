@@ -1,0 +1,68 @@
+"""From a checkpoint to whether the copies of what it stores more than once agree."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fromage_cli.checkpoints import Checkpoint
+from fromage_cli.checkpoints.checkpoint import Copy, Replica
+from fromage_cli.checkpoints.optimizers.optimizer_state import as_stored
+from fromage_cli.checkpoints.reading.replicas import WIDE, comparable, compare_replicas
+from fromage_cli.checkpoints.reading.slots import masters_in, shaped_like
+from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
+from fromage_cli.diagnostics.state.result import ReplicaState
+from fromage_cli.errors import FromageError
+from fromage_cli.missing import Missing, Why
+
+OTHER_SHAPES = Missing(Why.NOT_DEFINED, "the copies have other shapes")
+NOT_FINITE = Missing(Why.ZERO_OR_NOT_FINITE, "one of the copies holds NaN or infinite entries")
+
+
+def stored_copies(
+    checkpoint: Checkpoint, slots: Mapping[str, Mapping[str, Any]]
+) -> tuple[tuple[Replica, ...], tuple[str, ...]]:
+    """What a checkpoint stores more than once, and a note where a file of copies cannot be opened.
+
+    `slots` by the name of the tensor: float32 copies of 16-bit weights may lie in them.
+    """
+    replicas: list[Replica] = []
+    notes = []
+    try:
+        replicas += checkpoint.replicas
+    except FromageError as error:
+        notes.append(f"Copies in other files were not compared: {error.message}")
+    for name, slot in slots.items():
+        entry = checkpoint.entries[name]
+        held = shaped_like({key: as_stored(slot)[key] for key in masters_in(slot)}, entry.shape)
+        masters = [master for master in held.values() if isinstance(master, StoredTensor) and master.dtype in WIDE]
+        if masters and entry.dtype in ("bfloat16", "float16"):
+            file = (checkpoint.weights or checkpoint.path,)
+            copies = (Copy(checkpoint.stored(name), file), *(Copy(master, file) for master in masters))
+            replicas.append(Replica(name, copies))
+    return comparable(replicas), tuple(notes)
+
+
+def compared(
+    replicas: Sequence[Replica], advance: Callable[[float, str], None] = lambda elements, doing: None
+) -> tuple[ReplicaState, ...]:
+    """Whether the copies agree. Raises InputError as reading does."""
+    found = []
+    for one in compare_replicas(replicas, advance):
+        difference = one.difference
+        largest = None if difference is None else difference.largest
+        found.append(
+            ReplicaState(
+                name=one.replica.name,
+                kind=one.replica.kind,
+                files=tuple(map(short_name, one.files)),
+                entries=one.replica.copies[0].tensor.numel(),
+                differ=OTHER_SHAPES if difference is None else difference.differ,
+                largest=OTHER_SHAPES if largest is None else NOT_FINITE if largest == float("inf") else largest,
+            )
+        )
+    return tuple(found)
+
+
+def short_name(file: Path) -> str:
+    """A file with its directory, by which ranks may be told apart."""
+    return "/".join(file.parts[-2:])
