@@ -37,11 +37,13 @@ def command(ckpt: RunArgument, *, checkpoint: CheckpointOptions, tensors: NameOp
     names = trained_tensors(last, *tensors.globs)
     settings = run_settings([last], names, Given(), Given())
     elements = float(sum(last.entries[name].elements for name in names))
-    copies, unread = stored_copies(last, {name: settings.found[-1].slots.get(name, {}) for name in names})
+    slots = {name: settings.found[-1].slots.get(name, {}) for name in names}
+    copies, unread = stored_copies(last, slots, *tensors.globs)
     elements += sum(one.elements for one in copies)
     with progress("reading", elements) as advance:
         result = measure(last, state, names, settings, advance)
-        result = replace(result, replicas=compared(copies, advance))
+        replicas, unreadable = compared(copies, advance)
+    result = replace(result, replicas=replicas)
     findings, record = judge(result), checkpoint_record(last)
     return Answer(
         result=result,
@@ -56,6 +58,6 @@ def command(ckpt: RunArgument, *, checkpoint: CheckpointOptions, tensors: NameOp
         advice=advise(findings),
         checkpoints=(record,),
         provenance=Provenance(device="cpu", dtype="float64"),
-        notes=(*gathered.notes, *later, *unread),
+        notes=(*gathered.notes, *later, *unread, *unreadable),
         details=settings.notes,
     )

@@ -6,12 +6,13 @@ from typing import Any
 
 from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.checkpoints.checkpoint import Copy, Replica
+from fromage_cli.checkpoints.names.naming import chosen_names
 from fromage_cli.checkpoints.optimizers.optimizer_state import as_stored
 from fromage_cli.checkpoints.reading.replicas import WIDE, comparable, compare_replicas
 from fromage_cli.checkpoints.reading.slots import masters_in, shaped_like
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
 from fromage_cli.diagnostics.state.result import ReplicaState
-from fromage_cli.errors import FromageError
+from fromage_cli.errors import FromageError, InputError
 from fromage_cli.missing import Missing, Why
 
 OTHER_SHAPES = Missing(Why.NOT_DEFINED, "the copies have other shapes")
@@ -19,18 +20,22 @@ NOT_FINITE = Missing(Why.ZERO_OR_NOT_FINITE, "one of the copies holds NaN or inf
 
 
 def stored_copies(
-    checkpoint: Checkpoint, slots: Mapping[str, Mapping[str, Any]]
+    checkpoint: Checkpoint,
+    slots: Mapping[str, Mapping[str, Any]],
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
 ) -> tuple[tuple[Replica, ...], tuple[str, ...]]:
     """What a checkpoint stores more than once, and a note where a file of copies cannot be opened.
 
-    `slots` by the name of the tensor: float32 copies of 16-bit weights may lie in them.
+    `slots` by the name of the tensor: float32 copies of 16-bit weights may lie in them. The globs choose tensors.
     """
     replicas: list[Replica] = []
     notes = []
+    chosen = chosen_names(checkpoint.entries, include, exclude)
     try:
-        replicas += checkpoint.replicas
+        replicas += [one for one in checkpoint.replicas if one.kind == "setting" or one.name in chosen]
     except FromageError as error:
-        notes.append(f"Copies in other files were not compared: {error.message}")
+        notes.append(not_compared(error))
     for name, slot in slots.items():
         entry = checkpoint.entries[name]
         held = shaped_like({key: as_stored(slot)[key] for key in masters_in(slot)}, entry.shape)
@@ -44,10 +49,14 @@ def stored_copies(
 
 def compared(
     replicas: Sequence[Replica], advance: Callable[[float, str], None] = lambda elements, doing: None
-) -> tuple[ReplicaState, ...]:
-    """Whether the copies agree. Raises InputError as reading does."""
+) -> tuple[tuple[ReplicaState, ...], tuple[str, ...]]:
+    """Whether the copies agree, or a note where one of them cannot be read."""
     found = []
-    for one in compare_replicas(replicas, advance):
+    try:
+        pairs = compare_replicas(replicas, advance)
+    except InputError as error:
+        return (), (not_compared(error),)
+    for one in pairs:
         difference = one.difference
         largest = None if difference is None else difference.largest
         found.append(
@@ -60,7 +69,12 @@ def compared(
                 largest=OTHER_SHAPES if largest is None else NOT_FINITE if largest == float("inf") else largest,
             )
         )
-    return tuple(found)
+    return tuple(found), ()
+
+
+def not_compared(error: FromageError) -> str:
+    """Why copies were not compared."""
+    return f"Copies in several files were not compared: {error.message}"
 
 
 def short_name(file: Path) -> str:

@@ -17,7 +17,14 @@ from fromage_cli.checkpoints.formats import zip_container
 from fromage_cli.checkpoints.formats.zip_container import ZipContainer
 from fromage_cli.checkpoints.reading import chunks
 from fromage_cli.checkpoints.reading.arrays import CHUNK
-from fromage_cli.checkpoints.reading.slots import dtypes_of, over_parts, scalar, shaped_like, shaped_otherwise
+from fromage_cli.checkpoints.reading.slots import (
+    dtypes_of,
+    masters_in,
+    over_parts,
+    scalar,
+    shaped_like,
+    shaped_otherwise,
+)
 from fromage_cli.checkpoints.storage.stored_tensor import dense, inline
 from fromage_cli.errors import InputError
 from tests.checkpoints.formats.save_zero import save_zero
@@ -299,3 +306,8 @@ def test_neither_torch_nor_much_memory_is_needed(save, tmp_path):
         optimizer.step()
     path = save(large, optimizer, tmp_path)
     subprocess.run([sys.executable, "-c", PROGRAM, str(path)], check=True)
+
+
+def test_copies_in_more_digits_are_known_by_name():
+    slot = dict.fromkeys(("exp_avg", "master_param", "fp32_param", "param", "param_groups", "step"))
+    assert masters_in(slot) == ("master_param", "fp32_param", "param")
