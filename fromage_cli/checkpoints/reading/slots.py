@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 from fromage_cli.checkpoints.checkpoint import Checkpoint
 from fromage_cli.checkpoints.optimizers.optimizer_state import as_stored
 from fromage_cli.checkpoints.reading.arrays import CHUNK, bytes_of
-from fromage_cli.checkpoints.reading.chunks import ChunkReader, Job, Result, Worker, jobs_of, on_threads
+from fromage_cli.checkpoints.reading.chunks import JOB, ChunkReader, Job, Result, Worker, jobs_of, on_threads
 from fromage_cli.checkpoints.reading.reductions import Advance, being_read
 from fromage_cli.checkpoints.reading.widening import Widening
 from fromage_cli.checkpoints.storage.stored_tensor import WIDTHS, StoredTensor
@@ -86,6 +86,37 @@ def over_parts(
         _verify(tensors)
 
 
+def over_slots(
+    slots: Mapping[str, tuple[tuple[int, ...], Mapping[str, Any]]],
+    work: Callable[[Worker, Part], Result],
+    make: Callable[[], Worker],
+    advance: Advance = lambda elements, doing: None,
+) -> Iterator[tuple[Place, Result]]:
+    """The same of slots whose weights are not known, each with their shape, by any name.
+
+    The arrays of a part are those of the slots alone.
+    """
+    found = {name: shaped_like(slot, shape) for name, (shape, slot) in slots.items()}
+
+    def jobs() -> Iterator[Job]:
+        for name, tensors in found.items():
+            _verify(tensors)
+            elements = math.prod(slots[name][0]) if tensors else 0
+            size = JOB if all(isinstance(one, StoredTensor) and one.in_order for one in tensors.values()) else elements
+            for begin in range(0, elements, size):
+                yield Job(name, "", begin, min(size, elements - begin), 0, None)
+
+    def run(reader: _PartReader[Worker], job: Job) -> list[tuple[Place, Result]]:
+        parts = reader.slot_parts(job, found[job.name])
+        return [(place, work(reader.worker, Part(place.name, place.begin, arrays))) for place, arrays in parts]
+
+    for job, results in on_threads(jobs(), lambda: _PartReader(make()), run):
+        yield from results
+        advance(job.elements, "the optimizer's state")
+    for tensors in found.values():
+        _verify(tensors)
+
+
 def shaped_like(slot: Mapping[str, Any], shape: tuple[int, ...]) -> dict[str, Any]:
     """Return the floating tensors in a slot that have the weight's shape, by name, unread where they are."""
     return {
@@ -147,16 +178,23 @@ class _PartReader(Generic[Worker]):
 
     def parts(self, job: Job, tensors: Mapping[str, Any]) -> Iterator[Part]:
         """Yield the parts of a job, each valid until the next one; `tensors` are its slots."""
+        for (place, arrays), stored in zip(self.slot_parts(job, tensors), self._weights.read(job), strict=True):
+            yield Part(place.name, place.begin, {**arrays, WEIGHT: self._widening.widened(stored, job.dtype)})
+
+    def slot_parts(self, job: Job, tensors: Mapping[str, Any]) -> Iterator[tuple[Place, dict[str, NDArray[Any]]]]:
+        """Yield the same of the slots alone."""
         sources = {name: _source(tensor) for name, tensor in tensors.items()}
         for name in sources:
             self._slots.setdefault(name, _SlotReader())
-        for (begin, end), stored in zip(job.parts(), self._weights.read(job), strict=True):
+        for begin, end in job.parts():
             place = Place(job.name, job.begin + begin, end - begin)
-            arrays = {
-                name: self._slots[name].read(source, _dtype(tensors[name]), place) for name, source in sources.items()
-            }
-            arrays[WEIGHT] = self._widening.widened(stored, job.dtype)
-            yield Part(place.name, place.begin, arrays)
+            yield (
+                place,
+                {
+                    name: self._slots[name].read(source, _dtype(tensors[name]), place)
+                    for name, source in sources.items()
+                },
+            )
 
 
 class _SlotReader:
