@@ -1,14 +1,27 @@
 """`fromage-diag state`."""
 
+from typing import Annotated
+
+import typer
+
 from fromage_cli.errors import InputError
 from fromage_cli.intake import checkpoint_record, short_place
-from fromage_cli.terminal.answer import Answer, Provenance, records
+from fromage_cli.terminal.answer import Answer, Provenance, estimate_answer, records
 from fromage_cli.terminal.options import CheckpointOptions, NameOptions, OutputOptions, RunArgument, diagnostic
 from fromage_cli.terminal.progress import progress
 
 
-@diagnostic(tables=("layers", "groups", "summary"), estimate=False)
-def command(ckpt: RunArgument, *, checkpoint: CheckpointOptions, tensors: NameOptions, output: OutputOptions) -> Answer:
+@diagnostic(tables=("layers", "groups", "summary"), estimate=True)
+def command(
+    ckpt: RunArgument,
+    *,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Print the cost in bytes and seconds, then stop.")
+    ] = False,
+    checkpoint: CheckpointOptions,
+    tensors: NameOptions,
+    output: OutputOptions,
+) -> Answer:
     """What does the optimizer's state say: how far each layer moves, and moments that cannot be?
 
     Nothing is needed but the checkpoint; of several the last one is read.
@@ -33,6 +46,11 @@ def command(ckpt: RunArgument, *, checkpoint: CheckpointOptions, tensors: NameOp
         )
     names = trained_tensors(last, *tensors.globs)
     settings = run_settings([last], names, Given(), Given())
+    if estimate:
+        from fromage_cli.diagnostics.state.cost import estimate as cost
+
+        with progress("reading"):
+            return estimate_answer(cost(last, state, names, settings))
     elements = float(sum(last.entries[name].elements for name in names))
     with progress("reading", elements) as advance:
         result = measure(last, state, names, settings, advance)

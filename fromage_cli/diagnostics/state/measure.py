@@ -11,8 +11,7 @@ from operator import add
 
 from fromage_cli.checkpoints import Checkpoint, OptimizerState, TensorEntry
 from fromage_cli.checkpoints.layers import BUFFERS, layer_entries
-from fromage_cli.checkpoints.reading.arrays import CHUNK
-from fromage_cli.checkpoints.reading.slots import Part, dtypes_of, over_parts, over_slots, scalar
+from fromage_cli.checkpoints.reading.slots import dtypes_of, scalar
 from fromage_cli.checkpoints.runs.layer_settings import RunSettings
 from fromage_cli.diagnostics.state.result import (
     Epsilon,
@@ -23,8 +22,8 @@ from fromage_cli.diagnostics.state.result import (
     Totals,
     Violations,
 )
-from fromage_cli.diagnostics.state.subjects import Found, Subject, subject_of
-from fromage_cli.diagnostics.state.sums import Summation, Sums
+from fromage_cli.diagnostics.state.subjects import Found, Subject, read_slots, read_tensors, subject_of
+from fromage_cli.diagnostics.state.sums import Sums
 from fromage_cli.diagnostics.state.unmatched import NOT_KNOWN, slot_subjects
 from fromage_cli.diagnostics.state.updates import NO_RULE, NOT_MATCHED, update_of
 from fromage_cli.missing import LEARNING_RATE_UNKNOWN, STEP_UNKNOWN, WEIGHT_DECAY_UNKNOWN, Missing, Why, known
@@ -62,14 +61,7 @@ def measure(
     """What the state says of the named tensors. Raises InputError as reading does."""
     told, entries = settings.found[-1], checkpoint.entries
     subjects = {name: subject_of(entries[name], told.slots.get(name, {}), settings) for name in names}
-    found = dict.fromkeys(names, Found())
-
-    def work(summation: Summation, part: Part) -> Found:
-        return subjects[part.name].work(summation, part)
-
-    memory = {name: subject.trained.slot for name, subject in subjects.items()}
-    for place, more in over_parts(checkpoint, memory, work, lambda: Summation(CHUNK), advance):
-        found[place.name] = found[place.name].joined(more)
+    found = read_tensors(checkpoint, subjects, advance)
     all_matched = not told.unmatched_slots and (bool(told.slots) or not state.slots)
     layers = tuple(
         layer_of(subjects[name], entries[name], found[name], matched=all_matched or name in told.never_updated)
@@ -99,14 +91,7 @@ def measure_slots(
 ) -> tuple[tuple[LayerState, ...], dict[str, Found]]:
     """What is known of slots whose tensors are not, by number: all but what takes the weights."""
     subjects = slot_subjects(state, settings)
-    found = dict.fromkeys(subjects, Found())
-
-    def work(summation: Summation, part: Part) -> Found:
-        return subjects[part.name].without_weights(summation, part)
-
-    memory = {name: (subject.trained.shape, subject.trained.slot) for name, subject in subjects.items()}
-    for place, more in over_slots(memory, work, lambda: Summation(CHUNK), advance):
-        found[place.name] = found[place.name].joined(more)
+    found = read_slots(subjects, advance)
     layers = []
     for name, subject in subjects.items():
         entry = TensorEntry(name, subject.dtype, subject.trained.shape)

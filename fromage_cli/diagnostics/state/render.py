@@ -46,8 +46,8 @@ def verdict(result: StateResult, findings: Sequence[Finding]) -> str:
         return "No warning. Whether the momentum is sound cannot be told, for no bound holds for it."
     if result.slots:
         return (
-            "No warning: every moment is one that gradients can make. The state has no names: of "
-            f"{counted(len(result.slots), 'slot')} nothing tells the tensor."
+            "No warning: every moment is one that gradients can make. "
+            f"The tensors of {counted(len(result.slots), 'slot')} are not known, for the state has no names."
         )
     return "No warning: every moment is one that gradients can make."
 

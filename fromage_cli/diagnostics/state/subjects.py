@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fromage_cli.checkpoints import TensorEntry
-from fromage_cli.checkpoints.reading.slots import Part, dtypes_of, scalar, shaped_like
+from fromage_cli.checkpoints import Checkpoint, TensorEntry
+from fromage_cli.checkpoints.reading.arrays import CHUNK
+from fromage_cli.checkpoints.reading.reductions import Advance
+from fromage_cli.checkpoints.reading.slots import Part, dtypes_of, over_parts, over_slots, scalar, shaped_like
 from fromage_cli.checkpoints.runs.layer_settings import RunSettings
 from fromage_cli.diagnostics.state.digits import Digits, count_differing
 from fromage_cli.diagnostics.state.sums import Moments, Seen, Summation, Sums
@@ -125,3 +127,31 @@ def master_of(slot: Mapping[str, Any], entry: TensorEntry) -> str | None:
     """The slot that holds the float32 copy of weights in 16 bits; None without."""
     found = shaped_like(slot, entry.shape) if entry.dtype in NARROW else {}
     return next((key for key in found if key in COPIES and dtypes_of(slot)[key] == "float32"), None)
+
+
+def read_tensors(
+    checkpoint: Checkpoint, subjects: Mapping[str, Subject], advance: Advance = lambda elements, doing: None
+) -> dict[str, Found]:
+    """What is found of each tensor of a checkpoint, weights and slots read together in parts."""
+    found = dict.fromkeys(subjects, Found())
+
+    def work(summation: Summation, part: Part) -> Found:
+        return subjects[part.name].work(summation, part)
+
+    memory = {name: subject.trained.slot for name, subject in subjects.items()}
+    for place, more in over_parts(checkpoint, memory, work, lambda: Summation(CHUNK), advance):
+        found[place.name] = found[place.name].joined(more)
+    return found
+
+
+def read_slots(subjects: Mapping[str, Subject], advance: Advance = lambda elements, doing: None) -> dict[str, Found]:
+    """The same of slots alone."""
+    found = dict.fromkeys(subjects, Found())
+
+    def work(summation: Summation, part: Part) -> Found:
+        return subjects[part.name].without_weights(summation, part)
+
+    memory = {name: (subject.trained.shape, subject.trained.slot) for name, subject in subjects.items()}
+    for place, more in over_slots(memory, work, lambda: Summation(CHUNK), advance):
+        found[place.name] = found[place.name].joined(more)
+    return found

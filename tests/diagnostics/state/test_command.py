@@ -33,6 +33,11 @@ def test_what_a_script_reads(run: Run) -> None:
     assert result["totals"]["relative_update"] == pytest.approx(0.00494, rel=0.01)
 
 
+def test_the_cost_is_told_without_an_answer(run: Run) -> None:
+    result = json.loads(run(str(SAMPLES / "char-gpt"), "--estimate", "--json")[1])["result"]
+    assert set(result) == {"estimate"} and result["estimate"]["bytes"] > 10**7 and result["estimate"]["seconds"] > 0.0
+
+
 def test_of_several_the_last_is_read_and_it_is_said(run: Run) -> None:
     assert "The last of 3 checkpoints is read" in run(*sorted((SAMPLES / "char-gpt").glob("*.pt")))[2]
 

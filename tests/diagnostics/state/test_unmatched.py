@@ -94,7 +94,7 @@ def test_what_shapes_and_numbers_tell_is_matched_and_the_rest_is_tested_by_numbe
         assert (slot.relative_update, slot.lost, slot.decay_share) == (NOT_KNOWN, NOT_KNOWN, NOT_KNOWN)
     assert judge(result) == () or {one.severity for one in judge(result)} == {"info"}
     page = drawn(lambda found, how: render(found, how, judge(found)), result, 100)
-    assert f"of {len(numbers)} slots nothing tells the tensor" in " ".join(page.split())
+    assert f"The tensors of {len(numbers)} slots are not known" in " ".join(page.split())
 
 
 def test_a_sum_over_all_tensors_needs_no_match(tmp_path: Path) -> None:
