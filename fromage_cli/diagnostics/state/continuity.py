@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 
 from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.checkpoints.reading.slots import Part, dtypes_of, scalar
-from fromage_cli.checkpoints.runs.layer_settings import RunSettings
-from fromage_cli.checkpoints.runs.rate_history import RateHistory
+from fromage_cli.checkpoints.runs.layer_settings import RunSettings, run_settings
+from fromage_cli.checkpoints.runs.rate_history import RateHistory, rate_history
 from fromage_cli.diagnostics.state.changes import LEAST_REMEMBERED, Changes, MomentReach, Reach, WeightReach
 from fromage_cli.diagnostics.state.result import Broken, Continuation
 from fromage_cli.diagnostics.state.sums import ROUNDOFF
 from fromage_cli.missing import STEP_UNKNOWN, Missing, Why
 from fromage_cli.optimizers.rule import LION, Rule
-from fromage_cli.optimizers.settings import MANY_STEPS, Optimizer, corrects_bias
+from fromage_cli.optimizers.settings import MANY_STEPS, Given, Optimizer, corrects_bias
 from fromage_cli.theory.moment_bounds import moment_bound, step_bound
 
 NO_BOUND = Missing(Why.NO_FORMULA, "no bound holds for this optimizer's state")
@@ -37,6 +37,12 @@ class Links:
     rates: RateHistory
     reaches: Sequence[Mapping[str, Reach]] = field(init=False)
     """Of each checkpoint from the one before, by tensor; empty for the first."""
+
+    @classmethod
+    def of(cls, checkpoints: Sequence[Checkpoint], names: Sequence[str]) -> Links:
+        """With the settings and rates that the checkpoints hold. Raises InputError as reading a state does."""
+        settings = run_settings(checkpoints, names, Given(), Given())
+        return cls(checkpoints, names, settings, rate_history(checkpoints))
 
     def __post_init__(self) -> None:
         reaches = [{}, *(self._reaches(index) for index in range(1, len(self.checkpoints)))]

@@ -55,6 +55,15 @@ class Trained:
         return self.optimizer.rule is MUON and "momentum_buffer" in self.slot
 
     @property
+    def matrices(self) -> tuple[int, int, int] | None:
+        """How many matrices Muon orthogonalises, their rows and columns; None where it is not known what it does."""
+        shape = self.shape
+        if not A_MATRIX <= len(shape) <= FILTERS or (len(shape) > A_MATRIX and not self.told.get("use_muon")):
+            return None
+        rows, columns = shape[-2:] if len(shape) < FILTERS else (shape[0], math.prod(shape[1:]))
+        return shape[0] if len(shape) == EXPERTS else 1, rows, columns
+
+    @property
     def adapts(self) -> bool:
         """Whether LAMB scales its step: other implementations leave out tensors without decay, unless told."""
         return "grad_averaging" not in self.told or bool(self.decay or self.told.get("always_adapt"))
@@ -153,10 +162,9 @@ def orthogonalised_norm_of(trained: Trained) -> float | Missing:
     import numpy
 
     shape, settings = trained.shape, trained.optimizer.arguments
-    if not A_MATRIX <= len(shape) <= FILTERS or (len(shape) > A_MATRIX and not trained.told.get("use_muon")):
+    if trained.matrices is None:
         return NO_RULE
-    count = shape[0] if len(shape) == EXPERTS else 1
-    rows, columns = shape[-2:] if len(shape) < FILTERS else (shape[0], math.prod(shape[1:]))
+    count, rows, columns = trained.matrices
     if min(rows, columns) > LARGEST_SIDE:
         return TOO_LARGE
     momentum = load_slot(trained.slot, "momentum_buffer").reshape(count, rows, columns)
