@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint
@@ -42,6 +42,8 @@ class LayerSettings:
     """Layers that have no slot beside others that have one: they were frozen."""
     optimizers: Mapping[str, SavedSettings] = field(default_factory=dict)
     """By layer: which of several optimizers moves it."""
+    numbered: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Unmatched slots as layers called `slot 12 (64×64)`, and their shapes, where they were asked for."""
 
     def of(self, name: str | None) -> Mapping[str, Any]:
         """Those of a layer's group, else what all groups have in common."""
@@ -159,6 +161,27 @@ def layer_settings(
         frozenset(state.slots) - set(numbers.values()),
         still,
         {name: parts[numbers[name]] for name in names if numbers.get(name) in parts},
+    )
+
+
+def with_numbered_slots(told: LayerSettings, state: OptimizerState | None) -> LayerSettings:
+    """The same with every slot whose tensor is not known as a layer of its own, called by number and shape."""
+    if state is None or not told.unmatched_slots:
+        return told
+    shapes = {number: slot_shape(state.slots[number]) for number in sorted(told.unmatched_slots)}
+    names = {
+        number: f"slot {number} ({'×'.join(map(str, shape)) or 'a number'})"
+        for number, shape in shapes.items()
+        if shape is not None
+    }
+    groups = {number: group.settings for group in state.groups for number in group.numbers}
+    parts = {number: part.settings for part in state.parts for number in part.numbers} if len(state.parts) > 1 else {}
+    return replace(
+        told,
+        by_layer={**told.by_layer, **{name: groups[number] for number, name in names.items()}},
+        slots={**told.slots, **{name: state.slots[number] for number, name in names.items()}},
+        optimizers={**told.optimizers, **{name: parts[number] for number, name in names.items() if number in parts}},
+        numbered={name: shapes[number] or () for number, name in names.items()},
     )
 
 

@@ -50,7 +50,7 @@ def command(
         from fromage_cli.diagnostics.state.cost import estimate as cost
 
         with progress("reading"):
-            return estimate_answer(cost(links, state))
+            return estimate_answer(cost(links))
     copies, unread = stored_copies(last, *tensors.globs)
     elements = float(sum(last.entries[name].elements for name in names) * len(checkpoints))
     with progress("reading", elements + sum(one.elements for one in copies)) as advance:

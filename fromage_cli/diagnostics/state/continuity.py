@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.checkpoints.reading.slots import Part, dtypes_of, scalar
-from fromage_cli.checkpoints.runs.layer_settings import RunSettings, run_settings
+from fromage_cli.checkpoints.runs.layer_settings import RunSettings, run_settings, with_numbered_slots
 from fromage_cli.checkpoints.runs.rate_history import RateHistory, rate_history
 from fromage_cli.diagnostics.state.changes import LEAST_REMEMBERED, Changes, MomentReach, Reach, WeightReach
 from fromage_cli.diagnostics.state.result import Broken, Continuation
@@ -36,12 +36,14 @@ class Links:
     settings: RunSettings
     rates: RateHistory
     reaches: Sequence[Mapping[str, Reach]] = field(init=False)
-    """Of each checkpoint from the one before, by tensor; empty for the first."""
+    """Of each checkpoint from the one before, by tensor and by slot without one; empty for the first."""
 
     @classmethod
     def of(cls, checkpoints: Sequence[Checkpoint], names: Sequence[str]) -> Links:
         """With the settings and rates that the checkpoints hold. Raises InputError as reading a state does."""
         settings = run_settings(checkpoints, names, Given(), Given())
+        told = zip(settings.found, (checkpoint.optimizer for checkpoint in checkpoints), strict=True)
+        settings = replace(settings, found=tuple(with_numbered_slots(*pair) for pair in told))
         return cls(checkpoints, names, settings, rate_history(checkpoints))
 
     def __post_init__(self) -> None:
@@ -93,9 +95,12 @@ class Links:
 
     def _reaches(self, index: int) -> dict[str, Reach]:
         """How far each tensor may change up to a checkpoint."""
+        slots = self.settings.found[-1].numbered
         if self.restarted(index):
-            return dict.fromkeys(self.names, Reach(None, None))
-        return {name: Reach(self._of_moments(index, name), self._of_weight(index, name)) for name in self.names}
+            return dict.fromkeys([*self.names, *slots], Reach(None, None))
+        of_slots = {name: Reach(self._of_moments(index, name), None) for name in slots}
+        tensors = {name: Reach(self._of_moments(index, name), self._of_weight(index, name)) for name in self.names}
+        return tensors | of_slots
 
     def _of_moments(self, index: int, name: str) -> MomentReach | None:
         """How far Adam's moments may change; None where no bound is known."""

@@ -5,7 +5,6 @@ import time
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
-from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.checkpoints.reading.reading_cost import SAMPLE, reduction_cost
 from fromage_cli.diagnostics.state.continuity import Links
 from fromage_cli.diagnostics.state.subjects import Subject, read_slots, read_tensors, subject_of
@@ -21,7 +20,7 @@ SQUARE = 0.1
 """Time of the product of a square matrix with itself, over that of its eigenvalues."""
 
 
-def estimate(links: Links, state: OptimizerState) -> Estimate:
+def estimate(links: Links) -> Estimate:
     """Reading weights and slots of all checkpoints, and the matrices that Muon orthogonalises."""
     checkpoint, names, settings = links.checkpoints[-1], links.names, links.settings
     slots = settings.found[-1].slots
@@ -29,18 +28,18 @@ def estimate(links: Links, state: OptimizerState) -> Estimate:
     reading = reduction_cost(
         [checkpoint], names, lambda _, few: read_tensors(links, {name: subjects[name] for name in few})
     )
-    unmatched = slot_subjects(state, settings)
+    unmatched = slot_subjects(settings)
     seconds, held = orthogonalising([*subjects.values(), *unmatched.values()])
-    seconds += reading.seconds + seconds_of_slots(unmatched)
+    seconds += reading.seconds + seconds_of_slots(links, unmatched)
     return Estimate(0.0, max(reading.bytes, largest_resident() or 0) + held, seconds)
 
 
-def seconds_of_slots(subjects: Mapping[str, Subject]) -> float:
+def seconds_of_slots(links: Links, subjects: Mapping[str, Subject]) -> float:
     """The time for slots whose tensor is not known, by that for the first of them."""
     sizes = {name: math.prod(subject.trained.shape) for name, subject in subjects.items()}
     few = [name for name, before in zip(sizes, accumulate([0, *sizes.values()]), strict=False) if before < SAMPLE]
     started = time.perf_counter()
-    read_slots({name: subjects[name] for name in few})
+    read_slots(links, {name: subjects[name] for name in few})
     seconds = time.perf_counter() - started
     read = sum(sizes[name] for name in few)
     return seconds * sum(sizes.values()) / read if read else 0.0

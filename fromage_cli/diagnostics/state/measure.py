@@ -12,7 +12,7 @@ from operator import add
 from fromage_cli.checkpoints import Checkpoint, OptimizerState, TensorEntry
 from fromage_cli.checkpoints.layers import BUFFERS, layer_entries
 from fromage_cli.checkpoints.reading.slots import dtypes_of, scalar
-from fromage_cli.checkpoints.runs.layer_settings import RunSettings
+from fromage_cli.diagnostics.state.changes import Changes
 from fromage_cli.diagnostics.state.continuity import Links
 from fromage_cli.diagnostics.state.result import (
     Epsilon,
@@ -69,8 +69,9 @@ def measure(
         layer_of(subjects[name], entries[name], found[name], matched=all_matched or name in told.never_updated)
         for name in names
     )
-    slots, sums_of_slots = measure_slots(state, settings, advance)
-    found |= sums_of_slots
+    slots, of_slots, slot_changes = measure_slots(links, advance)
+    found |= of_slots
+    changes = [tensors | own for tensors, own in zip(changes, slot_changes, strict=True)]
     counts = Counter(step for layer in (*layers, *slots) if not isinstance(step := layer.step, Missing))
     usual = counts.most_common(1)[0][0] if counts else None
     moving = frozenset(one.name for one in layers if (known(one.relative_update) or 0.0) > LEAST_STEP)
@@ -92,11 +93,11 @@ def measure(
 
 
 def measure_slots(
-    state: OptimizerState, settings: RunSettings, advance: Callable[[float, str], None]
-) -> tuple[tuple[LayerState, ...], dict[str, Found]]:
+    links: Links, advance: Callable[[float, str], None]
+) -> tuple[tuple[LayerState, ...], dict[str, Found], list[dict[str, Changes]]]:
     """What is known of slots whose tensors are not, by number: all but what takes the weights."""
-    subjects = slot_subjects(state, settings)
-    found = read_slots(subjects, advance)
+    subjects = slot_subjects(links.settings)
+    found, changes = read_slots(links, subjects, advance)
     layers = []
     for name, subject in subjects.items():
         entry = TensorEntry(name, subject.dtype, subject.trained.shape)
@@ -112,7 +113,7 @@ def measure_slots(
                 master_differs=NOT_KNOWN,
             )
         )
-    return tuple(layers), found
+    return tuple(layers), found, changes
 
 
 def layer_of(subject: Subject, entry: TensorEntry, found: Found, *, matched: bool) -> LayerState:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from fromage_cli.checkpoints import TensorEntry
+from fromage_cli.checkpoints.optimizers.optimizer_state import as_stored
 from fromage_cli.checkpoints.reading.arrays import CHUNK
 from fromage_cli.checkpoints.reading.reductions import Advance
-from fromage_cli.checkpoints.reading.slots import Part, dtypes_of, over_series, over_slots, scalar, shaped_like
+from fromage_cli.checkpoints.reading.slots import STEP, Part, dtypes_of, over_series, over_slots, scalar, shaped_like
 from fromage_cli.checkpoints.runs.layer_settings import RunSettings
 from fromage_cli.diagnostics.state.changes import Changes
 from fromage_cli.diagnostics.state.continuity import Links
@@ -22,6 +24,8 @@ from fromage_cli.optimizers.settings import MANY_STEPS, corrects_bias
 from fromage_cli.optimizers.streamed import saved_update
 
 NARROW = ("bfloat16", "float16")
+BEFORE = "before "
+"""What the slots of the checkpoint before are called by, beside those of a checkpoint."""
 ADAMS = ("exp_avg", "exp_avg_sq")
 
 
@@ -153,14 +157,27 @@ def read_tensors(
     return found, changes
 
 
-def read_slots(subjects: Mapping[str, Subject], advance: Advance = lambda elements, doing: None) -> dict[str, Found]:
-    """The same of slots alone."""
-    found = dict.fromkeys(subjects, Found())
+def read_slots(
+    links: Links, subjects: Mapping[str, Subject], advance: Advance = lambda elements, doing: None
+) -> tuple[dict[str, Found], list[dict[str, Changes]]]:
+    """The same of slots whose tensor is not known, two checkpoints at a time."""
+    found, last = dict.fromkeys(subjects, Found()), len(links.checkpoints) - 1
+    changes = [dict.fromkeys(subjects, Changes()) for _ in links.checkpoints]
+    told = [one.slots for one in links.settings.found]
 
-    def work(summation: Summation, part: Part) -> Found:
-        return subjects[part.name].without_weights(summation, part)
+    def work(index: int, summation: Summation, part: Part) -> tuple[Found, Changes]:
+        before = {key.removeprefix(BEFORE): array for key, array in part.arrays.items() if key.startswith(BEFORE)}
+        own = replace(part, arrays={key: array for key, array in part.arrays.items() if not key.startswith(BEFORE)})
+        changed = links.changes(index, own, replace(part, arrays=before) if before else None)
+        return subjects[part.name].without_weights(summation, own) if index == last else Found(), changed
 
-    memory = {name: (subject.trained.shape, subject.trained.slot) for name, subject in subjects.items()}
-    for place, more in over_slots(memory, work, lambda: Summation(CHUNK), advance):
-        found[place.name] = found[place.name].joined(more)
-    return found
+    for index in range(min(1, last), last + 1):
+        memory = {}
+        for name, subject in subjects.items():
+            own, earlier = (one.get(name, {}) for one in (told[index], told[index - 1] if index else {}))
+            held = {BEFORE + key: value for key, value in as_stored(earlier).items() if key != STEP}
+            memory[name] = (subject.trained.shape, {**held, **as_stored(own)})
+        for place, (more, changed) in over_slots(memory, partial(work, index), lambda: Summation(CHUNK), advance):
+            found[place.name] = found[place.name].joined(more)
+            changes[index][place.name] += changed
+    return found, changes

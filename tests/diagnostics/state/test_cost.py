@@ -23,7 +23,7 @@ def priced(path: Path) -> Estimate:
     checkpoint = open_checkpoint(path)
     names = trained_tensors(checkpoint, (), ())
     assert checkpoint.optimizer is not None
-    return cost.estimate(Links.of([checkpoint], names), checkpoint.optimizer)
+    return cost.estimate(Links.of([checkpoint], names))
 
 
 @pytest.fixture

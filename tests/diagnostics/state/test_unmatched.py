@@ -48,11 +48,14 @@ class Trained:
             [{"params": [self.parameters[n] for n in names], "weight_decay": d, "lr": r} for names, d, r in groups]
         )
         self.before: dict[str, Any] = {}
-        generator = torch.Generator().manual_seed(1)
-        for _ in range(4):
+        self.generator = torch.Generator().manual_seed(1)
+        self.train(4)
+
+    def train(self, steps: int) -> None:
+        for _ in range(steps):
             self.before = {name: value.detach().clone() for name, value in self.parameters.items()}
             for value in self.parameters.values():
-                value.grad = torch.randn(value.shape, generator=generator)
+                value.grad = torch.randn(value.shape, generator=self.generator)
             self.optimizer.step()
 
     def said(self, path: Path, damage: tuple[str, Any] | None = None) -> StateResult:
@@ -154,3 +157,28 @@ def test_a_trainer_of_transformers(tmp_path: Path) -> None:
         layer = next(one for one in result.layers if one.name == name)
         assert known(layer.update_rms) == pytest.approx(rms_of(trained.optimizer.state[trained.parameters[name]], 1))
     assert len(result.slots) == len(trained.order) - len(told)
+
+
+def test_slots_without_a_tensor_are_held_against_the_checkpoint_before(tmp_path: Path) -> None:
+    trained = Trained()
+    folders = [tmp_path / f"checkpoint-{step}" for step in (4, 8)]
+    for folder in folders:
+        folder.mkdir()
+    trained.said(folders[0])
+    trained.train(4)
+    trained.said(folders[1])
+
+    def broken() -> tuple[str, ...]:
+        checkpoints = [open_checkpoint(folder) for folder in folders]
+        assert checkpoints[-1].optimizer is not None
+        names = trained_tensors(checkpoints[-1], (), ())
+        (found,) = measure(Links.of(checkpoints, names), checkpoints[-1].optimizer).continuity
+        bounds = [known(bound) for bound in (found.second_moments, found.first_moments)]
+        return tuple(name for bound in bounds if bound is not None for name in bound.names)
+
+    assert broken() == ()
+    saved = torch.load(folders[1] / "optimizer.pt")
+    number = trained.order.index("blocks.3.key.weight")
+    saved["state"][number]["exp_avg_sq"] *= 0.5
+    torch.save(saved, folders[1] / "optimizer.pt")
+    assert f"slot {number} (6×6)" in broken()
