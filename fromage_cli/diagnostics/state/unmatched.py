@@ -17,12 +17,9 @@ NO_DTYPE = "unknown"
 def slot_subjects(state: OptimizerState, settings: RunSettings) -> Mapping[str, Subject]:
     """Every unmatched slot that has a shape, by a name of number and shape, with the settings of its group."""
     told = settings.found[-1]
-    shapes = {number: slot_shape(state.slots[number]) for number in sorted(told.unmatched_slots)}
-    names = {
-        number: f"slot {number} ({'×'.join(map(str, shape)) or 'a number'})"
-        for number, shape in shapes.items()
-        if shape is not None
-    }
+    found = {number: slot_shape(state.slots[number]) for number in sorted(told.unmatched_slots)}
+    shapes = {number: shape for number, shape in found.items() if shape is not None and 0 not in shape}
+    names = {number: f"slot {number} ({'×'.join(map(str, shape)) or 'a number'})" for number, shape in shapes.items()}
     groups = {number: group.settings for group in state.groups for number in group.numbers}
     parts = {number: part.settings for part in state.parts for number in part.numbers} if len(state.parts) > 1 else {}
     as_layers = replace(
@@ -32,6 +29,6 @@ def slot_subjects(state: OptimizerState, settings: RunSettings) -> Mapping[str, 
     )
     beside = replace(settings, found=(as_layers,))
     return {
-        name: subject_of(TensorEntry(name, NO_DTYPE, shapes[number] or ()), state.slots[number], beside)
+        name: subject_of(TensorEntry(name, NO_DTYPE, shapes[number]), state.slots[number], beside)
         for number, name in names.items()
     }
