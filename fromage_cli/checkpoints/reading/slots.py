@@ -129,7 +129,8 @@ def over_slots(
         for name, tensors in found.items():
             _verify(tensors)
             elements = math.prod(slots[name][0]) if tensors else 0
-            size = JOB if all(isinstance(one, StoredTensor) and one.in_order for one in tensors.values()) else elements
+            in_parts = all(isinstance(one, StoredTensor) and one.in_order for one in tensors.values())
+            size = JOB if in_parts else max(elements, 1)
             for begin in range(0, elements, size):
                 yield Job(name, "", begin, min(size, elements - begin), 0, None)
 

@@ -78,6 +78,11 @@ class RunSettings:
             optimizer = find_settings(self.given, own, self.declared)
         return optimizer.of_group(last.of(layer))
 
+    def kind_of(self, layer: str | None) -> str | None:
+        """What the one that moves a layer is called, also where it is not covered."""
+        own = self.found[-1].optimizers.get(layer or "")
+        return self.name if own is None else own.kind
+
     def rates(self, layer: str | None) -> tuple[float | None, ...]:
         """The learning rate of a layer at each checkpoint."""
         told = (one.of(layer).get("lr") for one in self.found)
@@ -165,15 +170,12 @@ def layer_settings(
 
 
 def with_numbered_slots(told: LayerSettings, state: OptimizerState | None) -> LayerSettings:
-    """The same with every slot whose tensor is not known as a layer of its own, called by number and shape."""
+    """The same with every slot without a tensor as a layer, called by number and shape."""
     if state is None or not told.unmatched_slots:
         return told
-    shapes = {number: slot_shape(state.slots[number]) for number in sorted(told.unmatched_slots)}
-    names = {
-        number: f"slot {number} ({'×'.join(map(str, shape)) or 'a number'})"
-        for number, shape in shapes.items()
-        if shape is not None
-    }
+    found = {number: slot_shape(state.slots[number]) for number in sorted(told.unmatched_slots)}
+    shapes = {number: shape for number, shape in found.items() if shape is not None and 0 not in shape}
+    names = {number: f"slot {number} ({'×'.join(map(str, shape)) or 'a number'})" for number, shape in shapes.items()}
     groups = {number: group.settings for group in state.groups for number in group.numbers}
     parts = {number: part.settings for part in state.parts for number in part.numbers} if len(state.parts) > 1 else {}
     return replace(
@@ -181,7 +183,7 @@ def with_numbered_slots(told: LayerSettings, state: OptimizerState | None) -> La
         by_layer={**told.by_layer, **{name: groups[number] for number, name in names.items()}},
         slots={**told.slots, **{name: state.slots[number] for number, name in names.items()}},
         optimizers={**told.optimizers, **{name: parts[number] for number, name in names.items() if number in parts}},
-        numbered={name: shapes[number] or () for number, name in names.items()},
+        numbered={name: shapes[number] for number, name in names.items()},
     )
 
 

@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fromage_cli.checkpoints import Checkpoint
-from fromage_cli.checkpoints.reading.slots import Part, dtypes_of, scalar
+from fromage_cli.checkpoints.reading.slots import Part, dtypes_of
 from fromage_cli.checkpoints.runs.layer_settings import RunSettings, run_settings, with_numbered_slots
 from fromage_cli.checkpoints.runs.rate_history import RateHistory, rate_history
 from fromage_cli.diagnostics.state.changes import LEAST_REMEMBERED, Changes, MomentReach, Reach, WeightReach
 from fromage_cli.diagnostics.state.result import Broken, Continuation
 from fromage_cli.diagnostics.state.sums import ROUNDOFF
+from fromage_cli.diagnostics.state.updates import keeps_moments, updates_made
 from fromage_cli.missing import STEP_UNKNOWN, Missing, Why
-from fromage_cli.optimizers.rule import LION, Rule
+from fromage_cli.optimizers.rule import LION, TWO_SHARES, Rule
 from fromage_cli.optimizers.settings import MANY_STEPS, Given, Optimizer, corrects_bias
 from fromage_cli.theory.moment_bounds import moment_bound, step_bound
 
@@ -59,8 +60,8 @@ class Links:
         """The updates that a checkpoint's state counts: of one tensor, else those of most."""
         slots = self.settings.found[index].slots
         if name is not None:
-            return scalar(slots.get(name, {}), "step")
-        counts = Counter(step for slot in slots.values() if (step := scalar(slot, "step")) is not None)
+            return updates_made(slots.get(name, {}))
+        counts = Counter(step for slot in slots.values() if (step := updates_made(slot)) is not None)
         return counts.most_common(1)[0][0] if counts else None
 
     def updates(self, index: int, name: str | None = None) -> float | None:
@@ -105,14 +106,19 @@ class Links:
     def _of_moments(self, index: int, name: str) -> MomentReach | None:
         """How far Adam's moments may change; None where no bound is known."""
         told = [self.settings.found[place] for place in (index - 1, index)]
-        slots = [one.slots.get(name, {}) for one in told]
-        rule, updates = self.settings.optimizer_of(name).rule, self.updates(index, name)
-        adams = rule is None or rule.averages == "betas"
-        held = all(key in slot for slot in slots for key in ("exp_avg", "exp_avg_sq"))
-        if not adams or not held or updates is None or updates < 1.0:
+        slots, betas = [one.slots.get(name, {}) for one in told], [one.of(name).get("betas") for one in told]
+        shape = told[1].numbered.get(name) or self.checkpoints[index].entries[name].shape
+        rule, kind = self.settings.optimizer_of(name).rule, self.settings.kind_of(name)
+        updates = self.updates(index, name)
+        if (
+            updates is None
+            or updates < 1.0
+            or betas[1] is None
+            or betas[0] != betas[1]
+            or not TWO_SHARES.fits(betas[1])
+        ):
             return None
-        betas = [one.of(name).get("betas") for one in told]
-        if betas[0] != betas[1] or betas[1] is None:
+        if not all(keeps_moments(slot, shape, rule, kind) for slot in slots):
             return None
         dtypes = [dtypes_of(slot)["exp_avg_sq"] for slot in slots]
         coarse = max(dtypes, key=lambda dtype: ROUNDOFF.get(dtype, 0.0))

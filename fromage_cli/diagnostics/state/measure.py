@@ -28,6 +28,7 @@ from fromage_cli.diagnostics.state.sums import Sums
 from fromage_cli.diagnostics.state.unmatched import NOT_KNOWN, slot_subjects
 from fromage_cli.diagnostics.state.updates import NO_RULE, NOT_MATCHED, update_of
 from fromage_cli.missing import LEARNING_RATE_UNKNOWN, STEP_UNKNOWN, WEIGHT_DECAY_UNKNOWN, Missing, Why, known
+from fromage_cli.optimizers.recognition import BESIDE
 from fromage_cli.optimizers.rounded_step import LostUpdates
 from fromage_cli.optimizers.rule import LION, MOMENTUM, RULES, SGD
 from fromage_cli.optimizers.settings import Optimizer
@@ -129,7 +130,7 @@ def layer_of(subject: Subject, entry: TensorEntry, found: Found, *, matched: boo
             pull, moved = decay * math.sqrt(sums.squares), rms * math.sqrt(sums.entries)
             share = pull / (pull + moved) if pull + moved > 0.0 else 0.0
     step = scalar(trained.slot, "step")
-    known_types = {kind for key, kind in dtypes_of(trained.slot).items() if key != "step"}
+    known_types = {kind for key, kind in dtypes_of(trained.slot).items() if key not in BESIDE}
     damaged = Violations(0, 0, sums.not_finite, False)
     trained_on = (step is None or step > 1.0) and (known(update.relative) or 0.0) > LEAST_STEP
     return LayerState(

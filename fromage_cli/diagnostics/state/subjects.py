@@ -11,22 +11,22 @@ from fromage_cli.checkpoints import TensorEntry
 from fromage_cli.checkpoints.optimizers.optimizer_state import as_stored
 from fromage_cli.checkpoints.reading.arrays import CHUNK
 from fromage_cli.checkpoints.reading.reductions import Advance
-from fromage_cli.checkpoints.reading.slots import STEP, Part, dtypes_of, over_series, over_slots, scalar, shaped_like
+from fromage_cli.checkpoints.reading.slots import STEP, Part, dtypes_of, over_series, over_slots, shaped_like
 from fromage_cli.checkpoints.runs.layer_settings import RunSettings
 from fromage_cli.diagnostics.state.changes import Changes
 from fromage_cli.diagnostics.state.continuity import Links
 from fromage_cli.diagnostics.state.digits import Digits, count_differing
 from fromage_cli.diagnostics.state.sums import Moments, Seen, Summation, Sums
-from fromage_cli.diagnostics.state.updates import Trained
-from fromage_cli.optimizers.recognition import ADAFACTOR_OF_TRANSFORMERS, COPIES, MEANS_OF_ADAM
+from fromage_cli.diagnostics.state.updates import Trained, keeps_moments, updates_made
+from fromage_cli.optimizers.recognition import ADAFACTOR_OF_TRANSFORMERS, COPIES
 from fromage_cli.optimizers.rounded_step import Dtype, LostUpdates, lost_updates, rounded
+from fromage_cli.optimizers.rule import TWO_SHARES
 from fromage_cli.optimizers.settings import MANY_STEPS, corrects_bias
 from fromage_cli.optimizers.streamed import saved_update
 
 NARROW = ("bfloat16", "float16")
 BEFORE = "before "
 """What the slots of the checkpoint before are called by, beside those of a checkpoint."""
-ADAMS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Subject:
         else:
             sums = summation.memory(arrays, self._made_in_parts(arrays))
         if self.narrow is not None and rule is not None and "lr" in self.settings:
-            memory = {**arrays, "step": scalar(slot, "step") or MANY_STEPS}
+            memory = {**arrays, "step": updates_made(slot) or MANY_STEPS}
             kept = next((kind for key, kind in dtypes_of(slot).items() if key in arrays), self.narrow)
             lost = lost_updates(rule, memory, arrays["weight"], self.settings, self.narrow, moments=narrowest(kept))
         return Found(sums, seen, lost, differing, digits)
@@ -114,12 +114,17 @@ def subject_of(entry: TensorEntry, slot: Mapping[str, Any], settings: RunSetting
     """One tensor with the settings of its group."""
     name, told = entry.name, settings.found[-1]
     optimizer, own, moments = settings.optimizer_of(name), told.of(name), None
-    kind = told.optimizers[name].kind if name in told.optimizers else settings.name
-    trained = Trained(entry.shape, optimizer, kind, slot, own, settings.rates(name)[-1], settings.decay(name))
+    kind = settings.kind_of(name)
+    told_rate, decay = settings.rates(name)[-1], settings.decay(name)
+    trained = Trained(
+        *(entry.shape, optimizer, kind, slot, own),
+        *(float(value) if isinstance(value, int | float) else None for value in (told_rate, decay)),
+    )
     rule, arguments = optimizer.rule, optimizer.arguments
-    if all(key in slot for key in ADAMS) and (kind in MEANS_OF_ADAM if rule is None else rule.averages == "betas"):
-        beta1, beta2 = arguments.get("betas") or own.get("betas") or (0.9, 0.999)
-        steps, stored = scalar(slot, "step") or MANY_STEPS, dtypes_of(slot)["exp_avg_sq"]
+    betas = arguments.get("betas") or own.get("betas") or (0.9, 0.999)
+    if keeps_moments(slot, entry.shape, rule, kind) and TWO_SHARES.fits(betas):
+        beta1, beta2 = betas
+        steps, stored = updates_made(slot) or MANY_STEPS, dtypes_of(slot)["exp_avg_sq"]
         moments = Moments(beta1, beta2, float(arguments.get("eps") or 0.0), steps, stored, corrects_bias(own))
     kernels = {key: value for key, value in own.items() if key in ("foreach", "fused")}
     rate = {} if trained.rate is None else {"lr": trained.rate}

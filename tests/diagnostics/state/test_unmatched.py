@@ -133,6 +133,12 @@ def test_an_update_that_takes_the_weights_is_not_made_without_them(tmp_path: Pat
     assert all(known(one.violations) is not None for one in result.slots)
 
 
+def test_an_optimizer_without_moments_of_the_tensors_shape(tmp_path: Path) -> None:
+    result = Trained(torch.optim.Adafactor).said(tmp_path)
+    assert result.slots and all(isinstance(one.update_rms, Missing) for one in result.slots)
+    assert not [one for one in judge(result) if one.severity != "info"]
+
+
 def test_a_trainer_of_transformers(tmp_path: Path) -> None:
     """Two groups by its own rule, in the order of the network; the file is sorted."""
     transformers = pytest.importorskip("transformers")
