@@ -25,6 +25,7 @@ def certain_numbers(state: OptimizerState, shapes: Mapping[str, Shape]) -> dict[
     held = {number: slot_shape(state.slots.get(number, {})) for number in state.numbers}
     if Counter(shape for shape in held.values() if shape is not None) - Counter(shapes.values()):
         return {}
+    order = {number: place for place, number in enumerate(state.numbers)}
     owners = {number: place for place, group in enumerate(state.groups) for number in group.numbers}
     members = state.members_by_rule(shapes)
     by_rule = {name: place for place, names in enumerate(members) for name in names}
@@ -41,7 +42,7 @@ def certain_numbers(state: OptimizerState, shapes: Mapping[str, Shape]) -> dict[
         together = len({owners[number] for number in alike}) == 1  # a group stands in the model's order
         if len(candidates) == len(alike) and (len(alike) == 1 or (together and differ_in_numbers(candidates))):
             ordered = sorted(candidates, key=numbers_in)
-            found |= dict(zip(ordered, sorted(alike, key=state.numbers.index), strict=True))
+            found |= dict(zip(ordered, sorted(alike, key=order.__getitem__), strict=True))
     return found
 
 

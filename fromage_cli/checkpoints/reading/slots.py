@@ -168,20 +168,21 @@ def dtypes_of(slot: Mapping[str, Any]) -> dict[str, str]:
     return {name: _dtype(tensor) for name, tensor in _tensors(slot).items()}
 
 
-def load_slot(slot: Mapping[str, Any], name: str) -> NDArray[Any]:
-    """Read one floating tensor of a slot whole: in its own shape, float64 where stored so, else float32.
+def load_slot(slot: Mapping[str, Any], name: str, count: int = 1) -> Iterator[NDArray[Any]]:
+    """Yield one floating tensor of a slot in so many equal parts: (elements,) float64 where stored so, else float32.
 
     Raises InputError when its file is cut off.
     """
     import numpy
 
     tensor = _tensors(slot)[name]
-    source, dtype, elements = _source(tensor), _dtype(tensor), math.prod(tensor.shape)
-    reader, parts = _SlotReader(), []
-    for begin in range(0, elements, CHUNK):
-        parts.append(reader.read(source, dtype, Place(name, begin, min(CHUNK, elements - begin))).copy())
-    flat: NDArray[Any] = numpy.concatenate(parts) if parts else numpy.empty(0, numpy.float32)
-    return flat.reshape(tuple(tensor.shape))
+    source, dtype, size, reader = _source(tensor), _dtype(tensor), math.prod(tensor.shape) // count, _SlotReader()
+    for start in range(0, size * count, max(size, 1)):
+        flat: NDArray[Any] = numpy.empty(size, numpy.float64 if dtype == "float64" else numpy.float32)
+        for begin in range(0, size, CHUNK):
+            elements = min(CHUNK, size - begin)
+            flat[begin : begin + elements] = reader.read(source, dtype, Place(name, start + begin, elements))
+        yield flat
 
 
 def scalar(slot: Mapping[str, Any], name: str) -> float | None:

@@ -9,7 +9,7 @@ from fromage_cli.checkpoints.reading.reading_cost import SAMPLE, reduction_cost
 from fromage_cli.diagnostics.state.continuity import Links
 from fromage_cli.diagnostics.state.subjects import Subject, read_slots, read_tensors, subject_of
 from fromage_cli.diagnostics.state.unmatched import slot_subjects
-from fromage_cli.diagnostics.state.updates import LARGEST_SIDE
+from fromage_cli.diagnostics.state.updates import MOST_WORK
 from fromage_cli.optimizers.streamed import orthogonalised_norm
 from fromage_cli.process_memory import largest_resident
 from fromage_cli.terminal.answer import Estimate
@@ -50,7 +50,8 @@ def orthogonalising(subjects: Sequence[Subject]) -> tuple[float, int]:
     import numpy
 
     trained = [subject.trained for subject in subjects if subject.trained.by_whole_matrix]
-    shapes = [shape for one in trained if (shape := one.matrices) is not None and min(shape[1:]) <= LARGEST_SIDE]
+    known = [shape for one in trained if (shape := one.matrices) is not None]
+    shapes = [(count, r, c) for count, r, c in known if count * min(r, c) ** 3 <= MOST_WORK]
     if not shapes:
         return 0.0, 0
     matrix = numpy.random.default_rng(0).normal(size=(TRIAL, TRIAL))
@@ -59,4 +60,4 @@ def orthogonalising(subjects: Sequence[Subject]) -> tuple[float, int]:
     orthogonalised_norm(matrix, (1.0, 0.0, 0.0), 1, 0.0)
     unit = (time.perf_counter() - started) / TRIAL**3 / (1.0 + SQUARE)
     seconds = math.fsum(count * unit * min(r, c) ** 2 * (min(r, c) + SQUARE * max(r, c)) for count, r, c in shapes)
-    return seconds, max(count * r * c * 4 + r * c * 8 + 3 * 8 * min(r, c) ** 2 for count, r, c in shapes)
+    return seconds, max(r * c * (4 + 8) + 3 * 8 * min(r, c) ** 2 for _, r, c in shapes)

@@ -28,9 +28,9 @@ MIXED_RATES = Missing(Why.NOT_DEFINED, "the mean of its updates has their rates 
 AT_MOST = Missing(Why.NO_FORMULA, "its gradients are scaled by the weights and by decay, to the rate at most")
 TOO_LARGE_A_RATE = Missing(Why.NO_FORMULA, "at this rate the size of its last step is not determined")
 ADAMS = {"exp_avg", "exp_avg_sq"}
-LARGEST_SIDE = 2048
-"""Of a matrix that is orthogonalised: its smaller side, which takes 4 seconds on one core."""
-TOO_LARGE = Missing(Why.TOO_LARGE, f"both sides are longer than {LARGEST_SIDE}, too large to orthogonalise here")
+MOST_WORK = 2048**3
+"""The smaller side of a matrix that is orthogonalised, cubed, over all matrices of a tensor: 4 seconds on one core."""
+TOO_LARGE = Missing(Why.TOO_LARGE, "its matrices are too large, or too many, to orthogonalise here")
 NOT_FINITE = Missing(Why.ZERO_OR_NOT_FINITE, "its momentum holds entries that are not finite")
 A_MATRIX, EXPERTS, FILTERS = 2, 3, 4
 """Dimensions of what Muon orthogonalises: one matrix, a matrix for each entry of the first, and flattened filters."""
@@ -181,11 +181,13 @@ def orthogonalised_norm_of(trained: Trained) -> float | Missing:
     if trained.matrices is None:
         return NO_RULE
     count, rows, columns = trained.matrices
-    if min(rows, columns) > LARGEST_SIDE:
+    if count * min(rows, columns) ** 3 > MOST_WORK:
         return TOO_LARGE
-    momentum = load_slot(trained.slot, "momentum_buffer").reshape(count, rows, columns)
-    if not numpy.isfinite(momentum).all():
-        return NOT_FINITE
     how = (settings["ns_coefficients"], int(settings["ns_steps"]), float(settings["eps"]))
     factor = muon_factor(shape[-2], shape[-1], settings["adjust_lr_fn"])
-    return factor * math.hypot(*(orthogonalised_norm(matrix, *how) for matrix in momentum))
+    norms = []
+    for flat in load_slot(trained.slot, "momentum_buffer", count):
+        if not numpy.isfinite(flat).all():
+            return NOT_FINITE
+        norms.append(orthogonalised_norm(flat.reshape(rows, columns), *how))
+    return factor * math.hypot(*norms)

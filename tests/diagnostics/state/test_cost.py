@@ -73,6 +73,6 @@ def test_matrices_that_muon_orthogonalises(save: Callable[..., Path]) -> None:
 def test_a_matrix_that_is_too_large_costs_its_reading_alone(
     save: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cost, "LARGEST_SIDE", 9)
+    monkeypatch.setattr(cost, "MOST_WORK", 999)
     monkeypatch.setattr(cost, "orthogonalised_norm", lambda *_: pytest.fail("nothing is orthogonalised"))
     assert (priced(save(torch.optim.Muon, 2, 10)).seconds or 0.0) > 0.0

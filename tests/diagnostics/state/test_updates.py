@@ -124,7 +124,7 @@ def test_muon_of_matrices_that_are_too_large_or_damaged(tmp_path: Path, monkeypa
     stepped(torch.optim.Muon, tmp_path, shapes={"matrix": (12, 8)})
     saved = torch.load(tmp_path / "run.pt", weights_only=True)
     with monkeypatch.context() as patch:
-        patch.setattr(updates, "LARGEST_SIDE", 7)
+        patch.setattr(updates, "MOST_WORK", 511)
         assert of(said_of(saved, tmp_path), "matrix").update_rms == updates.TOO_LARGE
     saved["optimizer"]["state"][0]["momentum_buffer"][2, 3] = math.nan
     result = said_of(saved, tmp_path)
