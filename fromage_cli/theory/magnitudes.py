@@ -143,13 +143,13 @@ def _squares(rows: NDArray[Any]) -> NDArray[Any]:
     """
     import numpy
 
-    *places, length = rows.shape
-    blocks = length // BLOCK
+    whole = rows.shape[-1] - rows.shape[-1] % BLOCK
     with numpy.errstate(over="ignore", invalid="ignore"):
-        squares: NDArray[Any] = _inner_products(rows[..., blocks * BLOCK :])
-        if blocks:
-            squares += _inner_products(rows[..., : blocks * BLOCK].reshape(*places, blocks, BLOCK)).sum(-1)
-    return squares
+        if not whole:
+            return _inner_products(rows)
+        blocks = rows[..., :whole].reshape(*rows.shape[:-1], -1, BLOCK)
+        squares: NDArray[Any] = _inner_products(blocks).sum(-1)
+        return squares + _inner_products(rows[..., whole:]) if whole < rows.shape[-1] else squares
 
 
 def _inner_products(rows: NDArray[Any]) -> NDArray[Any]:
