@@ -95,10 +95,10 @@ class Workspace:
         return self.magnitudes(entries).norm
 
     def rows(self, entries: NDArray[Any], begin: int, length: int) -> tuple[NDArray[Any], float, float]:
-        """The norm of each row, of the first and last as far as they are among the entries, the norm and the largest.
+        """The norms of rows, (rows,) float64, the norm and the largest absolute value of consecutive entries.
 
-        One or more entries, (elements,), begin at an entry of their first row; `length`: entries of a row. The norms of
-        rows are (rows,) float64. The largest absolute value is nan or infinite where an entry is.
+        One or more entries, (elements,), begin at the place `begin`; `length`: entries of a row. Of the first and last
+        row only these entries count. The largest is nan or infinite where an entry is.
         """
         import numpy
 
