@@ -120,15 +120,17 @@ def next_weights(
     dtype: Dtype,
     *,
     moments: Dtype | None = None,
+    decayed: NDArray[Any] | None = None,
 ) -> NDArray[Any] | None:
     """The weights after the step that saved moments make, bit for bit as torch makes them.
 
     That is torch 2.13 on a CPU with one thread. For SGD, up to 31 entries at a tensor's end may differ: torch also
     rounds rate * buffer there.
 
-    `moments` is the dtype of the moments, by default that of the weights, in which torch makes them. Known are Adam,
-    AdamW, AMSGrad, SGD with momentum, and Lion as this package steps it; for others, and without moments, None.
-    Coupled decay and Nesterov momentum need a gradient and are left out.
+    `moments` is the dtype of the moments, by default that of the weights, in which torch makes them; `decayed` what
+    `after_decay` gave, where it is known. Known are Adam, AdamW, AMSGrad, SGD with momentum, and Lion as this package
+    steps it; for others, and without moments, None. Coupled decay and Nesterov momentum need a gradient and are left
+    out.
 
     With `fused` in the settings only the end is rounded, else every operation. `foreach` on a CPU also rounds the
     factor of the decay. Where nothing is said, operations follow one another tensor by tensor, as torch does on a CPU.
@@ -145,7 +147,8 @@ def next_weights(
         precise = weight.astype(numpy.float64)
         update = numpy.sign(slot["exp_avg"]) + _decay(rule, settings) * precise
         return rounded((precise - rate * update).astype(numpy.float32), dtype)
-    decayed = after_decay(rule, weight, settings, "float32" if fused else dtype)
+    if fused or decayed is None:
+        decayed = after_decay(rule, weight, settings, "float32" if fused else dtype)
     start = weight if decayed is None else decayed
     if rule is SGD and "momentum_buffer" in slot:
         rate = _scalar(settings["lr"], "float32" if fused else moments)
@@ -252,13 +255,13 @@ def _lost_in_block(
 ) -> LostUpdates | None:
     import numpy
 
-    new = next_weights(rule, slot, weight, settings, dtype, moments=moments)
+    decayed = after_decay(rule, weight, settings, dtype)
+    new = next_weights(rule, slot, weight, settings, dtype, moments=moments, decayed=decayed)
     if new is None:
         return None
     with numpy.errstate(divide="ignore", invalid="ignore", over="ignore"):
         update = saved_update(rule, slot, weight, settings)
     assert update is not None
-    decayed = after_decay(rule, weight, settings, dtype)
     sound = numpy.isfinite(update) & numpy.isfinite(new)
     if not sound.all():  # damaged moments, which count in no sum
         weight, new, update = weight[sound], new[sound], update[sound]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -75,64 +76,57 @@ class Workspace:
 
         if entries.size == 0:
             return Magnitudes()
-        largest = max(float(entries.max()), -float(entries.min()))  # both are nan where any entry is
+        largest = _largest(entries)
         zeros = int(numpy.count_nonzero(numpy.equal(entries, 0, out=self.flags[: entries.size])))
         if not math.isfinite(largest):
             nan, infinite = int(numpy.isnan(entries).sum()), int(numpy.isinf(entries).sum())
             value = math.nan if nan else math.inf
             return Magnitudes(entries.size, value, value, zeros, nan, infinite)
-        return Magnitudes(entries.size, self._scaled_norm(entries, largest), largest, zeros)
+        scale = _scale(entries, largest)
+        norm = scale * math.sqrt(_squares(self._widened(entries, scale)))
+        return Magnitudes(entries.size, norm, largest, zeros)
 
     def norm(self, entries: NDArray[Any]) -> float:
         """The Frobenius norm alone; nan where an entry is nan, else infinite where one is."""
         low, high = SAFE
-        squares = self._sum_of_squares(entries)
+        squares = float(_squares(self._widened(entries)))
         if entries.dtype != "float64" or entries.size * low**2 < squares < high**2:
             return math.sqrt(squares)
         return self.magnitudes(entries).norm
 
-    def rows(self, entries: NDArray[Any]) -> tuple[NDArray[Any], float]:
-        """The norm of each row of (rows, length) entries, (rows,) float64, and the largest absolute value.
+    def rows(self, entries: NDArray[Any], begin: int, length: int) -> tuple[NDArray[Any], float, float]:
+        """The norms of rows, (rows,) float64, the norm and the largest absolute value of consecutive entries.
 
-        The largest is nan or infinite where an entry is.
+        One or more entries, (elements,), begin at the place `begin`; `length`: entries of a row. Of the first and last
+        row only these entries count. The largest is nan or infinite where an entry is.
         """
         import numpy
 
-        if entries.size == 0:
-            return numpy.zeros(len(entries)), 0.0
-        largest = max(float(entries.max()), -float(entries.min()))
+        largest = _largest(entries)
         scale = _scale(entries, largest)
-        wide = self.wide[: entries.size].reshape(entries.shape)
-        numpy.copyto(wide, entries if scale == 1.0 else entries / scale)
-        rows, length = entries.shape
-        whole = length - length % BLOCK
-        squares: NDArray[Any] = _squares(wide[:, whole:])
-        if whole:
-            squares += _squares(wide[:, :whole].reshape(rows, -1, BLOCK)).sum(1)
-        return scale * numpy.sqrt(squares), largest
+        wide = self._widened(entries, scale)
+        head = min(-begin % length, wide.size)  # the rest of a row, whole rows, and the beginning of one
+        whole = (wide.size - head) // length * length
+        parts = [
+            _squares(wide[start:end].reshape(-1, min(length, end - start)))
+            for start, end in pairwise(sorted({0, head, head + whole, wide.size}))
+        ]
+        return scale * numpy.sqrt(numpy.concatenate(parts)), scale * math.sqrt(_squares(wide)), largest
 
-    def _scaled_norm(self, entries: NDArray[Any], largest: float) -> float:
-        """The norm of finite entries."""
+    def _widened(self, entries: NDArray[Any], scale: float = 1.0) -> NDArray[Any]:
+        """Entries over the scale in float64, valid until the next call."""
         import numpy
 
-        scale = _scale(entries, largest)
-        if scale == 1.0:
-            return math.sqrt(self._sum_of_squares(entries))
-        return scale * math.sqrt(self._sum_of_squares(numpy.divide(entries, scale)))
+        if entries.dtype == numpy.float64:
+            return entries if scale == 1.0 else entries / scale
+        wide = self.wide[: entries.size]
+        numpy.copyto(wide, entries)
+        return wide
 
-    def _sum_of_squares(self, entries: NDArray[Any]) -> float:
-        """Inner products of blocks, counted from the first entry, in float64; infinite where they overflow."""
-        import numpy
 
-        total, narrow = 0.0, entries.dtype != numpy.float64
-        with numpy.errstate(over="ignore", invalid="ignore"):
-            for begin in range(0, entries.size, BLOCK):
-                part = entries[begin : begin + BLOCK]
-                if narrow:
-                    numpy.copyto(self.wide[: part.size], part)
-                    part = self.wide[: part.size]
-                total += float(part.dot(part))
-        return total
+def _largest(entries: NDArray[Any]) -> float:
+    """The largest absolute value; nan where any entry is."""
+    return max(float(entries.max()), -float(entries.min()))  # both are nan where any entry is
 
 
 def _scale(entries: NDArray[Any], largest: float) -> float:
@@ -143,9 +137,24 @@ def _scale(entries: NDArray[Any], largest: float) -> float:
 
 
 def _squares(rows: NDArray[Any]) -> NDArray[Any]:
-    """The inner product of each row with itself, infinite where it overflows: (…, length) to (…)."""
+    """The sum of squares of each row, infinite where it overflows: (…, length) float64 to (…).
+
+    It is the sum of inner products of blocks, counted from the row's first entry.
+    """
     import numpy
 
+    whole = rows.shape[-1] - rows.shape[-1] % BLOCK
     with numpy.errstate(over="ignore", invalid="ignore"):
-        products: NDArray[Any] = numpy.matmul(rows[..., None, :], rows[..., :, None])[..., 0, 0]  # […, 1, 1] before
+        if not whole:
+            return _inner_products(rows)
+        blocks = rows[..., :whole].reshape(*rows.shape[:-1], -1, BLOCK)
+        squares: NDArray[Any] = _inner_products(blocks).sum(-1)
+        return squares + _inner_products(rows[..., whole:]) if whole < rows.shape[-1] else squares
+
+
+def _inner_products(rows: NDArray[Any]) -> NDArray[Any]:
+    """The inner product of each row with itself: (…, length) to (…)."""
+    import numpy
+
+    products: NDArray[Any] = numpy.matmul(rows[..., None, :], rows[..., :, None])[..., 0, 0]  # […, 1, 1] before
     return products

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-CHUNK = 1 << 18
+CHUNK = 1 << 16
 """Elements at a time, counted from a tensor's first: what is read and made of them stays in the processor's cache.
 
 Norms are sums over these chunks, so that equal bytes have equal norms wherever they lie.

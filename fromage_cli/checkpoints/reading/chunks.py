@@ -20,7 +20,7 @@ from fromage_cli.checkpoints.storage.stored_tensor import WIDTHS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-JOB = 16 * CHUNK
+JOB = 64 * CHUNK
 """Elements that one thread reduces before the next takes over."""
 THREADS = 4
 """More would wait for memory, not for each other."""

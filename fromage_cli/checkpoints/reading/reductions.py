@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
-from itertools import pairwise
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -116,13 +115,10 @@ def being_read(checkpoint: Checkpoint) -> str:
 
 
 def _join(norms: NDArray[Any], found: NDArray[Any], first: int) -> None:
-    """Take the norms of parts of rows, from the `first` row on, into those of the whole rows."""
-    import numpy
-
-    part = norms[first : first + len(found)]
-    unknown = numpy.isnan(part) | numpy.isnan(found)
-    numpy.hypot(part, found, out=part)
-    part[unknown] = math.nan
+    """Take norms of rows in, from the `first` row on, of which norms may hold that of another part already."""
+    if len(found):
+        found[0] = joined_norm(norms[first], found[0])
+        norms[first : first + len(found)] = found
 
 
 def _largest(one: float, other: float) -> float:
@@ -164,13 +160,10 @@ class _Reducer:
         norms, parts, most = numpy.zeros(-(-(job.begin + job.elements) // length) - first), [], 0.0
         begin = job.begin
         for entries in self._entries(job):
-            head = min(-begin % length, entries.size)  # the rest of a row, whole rows, and the beginning of one
-            whole = (entries.size - head) // length * length
-            for start, end in pairwise(sorted({0, head, head + whole, entries.size})):
-                found, largest = self._workspace.rows(entries[start:end].reshape(-1, min(length, end - start)))
-                _join(norms, found, (begin + start) // length - first)
-                most = _largest(most, largest)
-            parts.append(self._workspace.norm(entries))
+            found, norm, largest = self._workspace.rows(entries, begin, length)
+            _join(norms, found, begin // length - first)
+            most = _largest(most, largest)
+            parts.append(norm)
             begin += entries.size
         return norms, parts, most
 
