@@ -1,0 +1,246 @@
+"""Healthy runs of the study of `state`: small networks in plain loops of torch, as people write them.
+
+Data is a folder with mnist.npz, cifar10_jpeg.npz and tinyshakespeare.txt, or None for made-up rows of the same shapes.
+"""
+
+import contextlib
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import run_study_networks as networks
+import torch
+from run_study_training import LENGTH, Rows, batches, rows
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import SGD, Adam, AdamW, Optimizer, SparseAdam, lr_scheduler
+
+from fromage_cli.optim import Lion
+
+KINDS: dict[str, Callable[..., Optimizer]] = {
+    "sgd": SGD,
+    "adam": Adam,
+    "adamw": AdamW,
+    "lion": Lion,
+    "sparse-adam": SparseAdam,
+}
+DATA = {"mlp": "mnist", "cnn": "cifar", "gpt": "text", "vit": "mnist"}
+SAVED = (1, 2, 75, 150, 225, 226, 300)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One run and the steps after which it is saved."""
+
+    name: str
+    network: str
+    optimizer: str
+    rate: float
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Of the optimizer."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """Of the network's factory."""
+    schedule: str = "constant"
+    precision: str = "float32"
+    """`float32`, `bf16` and `float64` of the weights; `bf16-autocast` and `fp16-scaler` beside float32 weights."""
+    saved: tuple[int, ...] = SAVED
+    length: int = 300
+    """Updates for which the schedule is made."""
+    accumulated: int = 1
+    """Batches of one update; the file then counts batches."""
+    clip: float | None = None
+    resumed: int | None = None
+    """The step whose checkpoint is loaded anew before training goes on; one of `saved`."""
+    resumption: str = "right"
+    """How: `right`, `longer`, or one of the faults of state_faults.py."""
+    special: str = ""
+    """`skipped-blocks`, `thawed` or `averaged`: what else is done on purpose."""
+    seed: int = 0
+
+
+def cosine(place: float) -> float:
+    """After a warm-up of a tenth."""
+    return (
+        min(place / 0.1 + 1e-3, 1.0) if place < 0.1 else 0.5 * (1.0 + math.cos(math.pi * min(place - 0.1, 0.9) / 0.9))
+    )
+
+
+SHAPES: dict[str, Callable[[float], float]] = {
+    "constant": lambda place: 1.0,
+    "cosine": cosine,
+    "linear": lambda place: max(1.0 - place, 0.0),
+    "drops": lambda place: 0.1 ** int(place / 0.4),
+}
+"""The rate at a place of the run, 0 to 1, as a share of the recipe's."""
+
+
+def scheduler_of(recipe: Recipe, optimizer: Optimizer, step: int) -> Any:
+    """A scheduler of torch that has made so many steps."""
+    if recipe.schedule == "one-cycle":
+        return lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=recipe.length + 1)
+    if recipe.schedule == "restarts":
+        return lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 50)
+    if recipe.schedule == "plateau":
+        return lr_scheduler.ReduceLROnPlateau(optimizer, patience=5)
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", recipe.rate)
+    shape = SHAPES[recipe.schedule]
+    return lr_scheduler.LambdaLR(optimizer, lambda count: shape(count / recipe.length), last_epoch=step - 1)
+
+
+@cache
+def training_rows(data: str, folder: Path | None) -> Rows:
+    """Rows of a data set, or made-up ones that a network can learn."""
+    if folder is not None:
+        return rows(data, folder)[0]
+    generator = torch.Generator().manual_seed(0)
+    if data == "text":
+        text = (torch.randn(40_000, generator=generator).abs() * 16.0).long().clamp(max=64).cumsum(0) % 65
+        return text[: 1200 * LENGTH].view(-1, LENGTH), text[1 : 1200 * LENGTH + 1].view(-1, LENGTH)
+    shape = (1, 14, 14) if data == "mnist" else (3, 16, 16)
+    labels = torch.randint(10, (2048,), generator=generator)
+    centres = torch.randn(10, *shape, generator=generator)
+    return centres[labels] + torch.randn(2048, *shape, generator=generator), labels
+
+
+def build(recipe: Recipe) -> nn.Module:
+    """The network before its first step, in its dtype."""
+    torch.manual_seed(recipe.seed)
+    model: nn.Module = getattr(networks, recipe.network)(**recipe.arguments)
+    if recipe.optimizer == "sparse-adam":
+        model = nn.Sequential(nn.Embedding(200, 24, sparse=True), nn.Flatten())
+    return model.to({"bf16": torch.bfloat16, "float64": torch.float64}.get(recipe.precision, torch.float32))
+
+
+def optimizer_of(recipe: Recipe, model: nn.Module) -> Optimizer:
+    """Vectors do not decay under AdamW and Lion, as is usual; frozen tensors stand in a group like all others."""
+    parameters = list(model.parameters())
+    if recipe.special == "thawed":
+        parameters = parameters[-2:]
+    if recipe.optimizer not in ("adamw", "lion"):
+        return KINDS[recipe.optimizer](parameters, lr=recipe.rate, **recipe.settings)
+    groups = [
+        {"params": [parameter for parameter in parameters if parameter.ndim > 1]},
+        {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0},
+    ]
+    return KINDS[recipe.optimizer](groups, lr=recipe.rate, **recipe.settings)
+
+
+class Training:
+    """What a plain loop holds: network, optimizer, scheduler, scaler and the count of updates."""
+
+    def __init__(self, recipe: Recipe, step: int = 0) -> None:
+        self.recipe, self.step = recipe, step
+        self.model = build(recipe)
+        self.optimizer = optimizer_of(recipe, self.model)
+        self.scheduler = scheduler_of(recipe, self.optimizer, step)
+        self.scaler = torch.amp.GradScaler(
+            "cpu", init_scale=2.0**22, growth_interval=15, enabled=recipe.precision == "fp16-scaler"
+        )
+        self.averaged = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+
+    def loss(self, batch: Rows) -> Tensor:
+        """The cross-entropy of a batch; of an embedding alone, what its rows are apart from a constant."""
+        x, y = batch
+        if self.recipe.optimizer == "sparse-adam":
+            return (self.model(x) - y.float().repeat_interleave(24, dim=1) / 65.0).square().mean()
+        kind = {"bf16-autocast": torch.bfloat16, "fp16-scaler": torch.float16}.get(self.recipe.precision)
+        if x.is_floating_point():
+            x = x.to(next(self.model.parameters()).dtype)
+        with torch.autocast("cpu", kind) if kind is not None else contextlib.nullcontext():
+            logits = self.model(x)
+        return cross_entropy(logits.float().flatten(0, -2), y.flatten())
+
+    def update(self, stream: Iterator[Rows]) -> None:
+        """One update, from one batch or several."""
+        self.optimizer.zero_grad()
+        for _ in range(self.recipe.accumulated):
+            loss = self.loss(next(stream)) / self.recipe.accumulated
+            self.scaler.scale(loss).backward()
+        if self.recipe.special == "skipped-blocks" and self.step % 3 == 1:
+            for parameter in list(self.model.parameters())[4:8]:
+                parameter.grad = None
+        if self.recipe.clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.scheduler.step(*([loss.detach()] if self.recipe.schedule == "plateau" else []))
+        self.step += 1
+        for name, tensor in self.model.state_dict().items():
+            self.averaged[name].lerp_(tensor, 0.01) if tensor.is_floating_point() else None
+        if self.recipe.special == "thawed" and self.step == 60:
+            self.optimizer.add_param_group({"params": list(self.model.parameters())[:-2], "lr": 0.3 * self.recipe.rate})
+            self.scheduler = scheduler_of(self.recipe, self.optimizer, 0)
+
+    def saved(self) -> dict[str, Any]:
+        """The content of a checkpoint."""
+        content = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step * self.recipe.accumulated,
+            "scheduler": self.scheduler.state_dict(),
+        }
+        if self.recipe.special == "averaged":
+            content["ema"] = self.averaged
+        if self.scaler.is_enabled():
+            content["scaler"] = self.scaler.state_dict()
+        return content
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Go on from a checkpoint, in the way that the recipe's resumption says."""
+        way = self.recipe.resumption
+        self.model.load_state_dict(saved["model"])
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        if way != "new-optimizer":
+            self.optimizer.load_state_dict(saved["optimizer"])
+        if way == "right":
+            self.scheduler.load_state_dict(saved["scheduler"])
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = group["lr"] if way == "right" else rate
+        if way == "new-moments":
+            for slot in self.optimizer.state.values():
+                for name in slot.keys() - {"step"}:
+                    slot[name].zero_()
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(saved["scaler"])
+
+
+def resumed(recipe: Recipe, saved: dict[str, Any], step: int) -> Training:
+    """A new process that loads a checkpoint; `longer`: for twice as many updates, `warm-up-again`: as if for none."""
+    longer = replace(recipe, length=2 * recipe.length) if recipe.resumption == "longer" else recipe
+    training = Training(longer, 0 if recipe.resumption == "warm-up-again" else step)
+    training.load(saved)
+    training.step = step
+    return training
+
+
+def train(recipe: Recipe, data: Path | None, save: Callable[[Training, int], Any]) -> None:
+    """Train a run, and hand it to `save` after each update that the recipe names."""
+    training, size = Training(recipe), 16 if DATA[recipe.network] == "text" else 32
+    stream = batches(training_rows(DATA[recipe.network], data), size, 1000 + recipe.seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+        for step in range(1, max(recipe.saved) + 1):
+            training.update(stream)
+            if step in recipe.saved:
+                save(training, step * recipe.accumulated)
+            if step == recipe.resumed:
+                training = resumed(recipe, training.saved(), step)
+
+
+def plain(recipe: Recipe, folder: Path, data: Path | None) -> list[Path]:
+    """A run in files of torch.save; their paths, first to last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths: list[Path] = []
+
+    def save(training: Training, step: int) -> None:
+        paths.append(folder / f"step-{step:06d}.pt")
+        torch.save(training.saved(), paths[-1])
+
+    train(recipe, data, save)
+    return paths
