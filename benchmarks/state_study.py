@@ -41,7 +41,7 @@ def ask(*paths: Path) -> list[dict[str, str | None]]:
     with redirect_stdout(out), redirect_stderr(err), suppress(SystemExit):
         program(["state", *map(str, paths), "--json", "--no-progress"])
     said = json.loads(out.getvalue() or "{}")
-    if said.get("status") != "ok":
+    if "findings" not in said:
         return [{"code": "error", "layer": None, "message": (err.getvalue() or out.getvalue())[-400:]}]
     return [
         {"code": one["code"], "layer": one.get("layer"), "message": one["message"]}
