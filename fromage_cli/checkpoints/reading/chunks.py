@@ -29,6 +29,7 @@ WAITING = 4
 
 Worker = TypeVar("Worker")
 Result = TypeVar("Result")
+AnyJob = TypeVar("AnyJob", bound="Job")
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ class Job:
         """Yield begin and end of each chunk, counted from the job's own beginning, which is that of a chunk."""
         for begin in range(0, self.elements, CHUNK):
             yield begin, min(begin + CHUNK, self.elements)
+
+    def whole(self) -> NDArray[Any] | None:
+        """Return all its bytes in memory, (bytes,) uint8; None where they are read from a file a part at a time."""
+        return None if self.read is None else self.read()
 
 
 def jobs_of(checkpoint: Checkpoint, names: Iterable[str], series_index: int = 0) -> Iterator[Job]:
@@ -87,22 +92,29 @@ class ChunkReader:
 
         Raises InputError where the file ends too soon.
         """
+        whole = job.whole()
+        yield from (self.part(job, begin, end, whole) for begin, end in job.parts())
+
+    def part(self, job: Job, begin: int, end: int, whole: NDArray[Any] | None) -> NDArray[Any]:
+        """Return the bytes of some elements, counted from the job's first: (bytes,) uint8, valid until the next call.
+
+        `whole`: what the job holds in memory. Raises InputError where the file ends too soon.
+        """
         width = WIDTHS[job.dtype]
-        if job.read is not None:
-            whole = job.read()
-            yield from (whole[width * begin : width * end] for begin, end in job.parts())
-        elif job.span is not None and job.elements:
-            path, start = job.span.version.path, job.span.begin + width * job.begin
-            with opened(path) as file:
-                for begin, end in job.parts():
-                    stored = self._stored[: width * (end - begin)]
-                    view, position = stored.data, start + width * begin
-                    while view:
-                        count = os.preadv(file.fileno(), [view], position)
-                        if count == 0:
-                            raise incomplete(path, start + width * end, position)
-                        view, position = view[count:], position + count
-                    yield stored
+        if whole is not None:
+            return whole[width * begin : width * end]
+        stored = self._stored[: width * (end - begin)]
+        if job.span is None:
+            return stored[:0]
+        path, start = job.span.version.path, job.span.begin + width * job.begin
+        view, position = stored.data, start + width * begin
+        with opened(path) as file:
+            while view:
+                count = os.preadv(file.fileno(), [view], position)
+                if count == 0:
+                    raise incomplete(path, start + width * end, position)
+                view, position = view[count:], position + count
+        return stored
 
 
 def threads() -> int:
@@ -111,15 +123,15 @@ def threads() -> int:
 
 
 def on_threads(
-    jobs: Iterable[Job], make: Callable[[], Worker], work: Callable[[Worker, Job], Result]
-) -> Iterator[tuple[Job, Result]]:
+    jobs: Iterable[AnyJob], make: Callable[[], Worker], work: Callable[[Worker, AnyJob], Result]
+) -> Iterator[tuple[AnyJob, Result]]:
     """Yield each job and its result in order, so that sums do not depend on which thread was faster; a worker a thread.
 
     Jobs are made as they are needed. Raises InputError when a file has changed by the time its last job is done.
     """
     own = threading.local()
 
-    def run(job: Job) -> Result:
+    def run(job: AnyJob) -> Result:
         if not hasattr(own, "worker"):
             own.worker = make()
         return work(own.worker, job)

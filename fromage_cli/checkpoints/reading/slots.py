@@ -6,15 +6,14 @@ elements do not lie in order in a file, or where its format has no places for we
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint
 from fromage_cli.checkpoints.optimizers.optimizer_state import as_stored
 from fromage_cli.checkpoints.reading.arrays import CHUNK, bytes_of
-from fromage_cli.checkpoints.reading.chunks import ChunkReader, Job, Result, Worker, jobs_of, on_threads
+from fromage_cli.checkpoints.reading.chunks import JOB, ChunkReader, Job, Result, Worker, jobs_of, on_threads
 from fromage_cli.checkpoints.reading.reductions import Advance, being_read
 from fromage_cli.checkpoints.reading.widening import Widening
 from fromage_cli.checkpoints.storage.stored_tensor import WIDTHS, StoredTensor
@@ -61,28 +60,56 @@ def over_parts(
     make: Callable[[], Worker],
     advance: Advance = lambda elements, doing: None,
 ) -> Iterator[tuple[Place, Result]]:
-    """Yield what the work makes of every part of the named tensors, in order whichever thread is faster.
+    """Yield what the work makes of every part of the named tensors of one checkpoint, as `over_series` does."""
+    alone = over_series([checkpoint], [slots], lambda worker, _, part, before: work(worker, part), make, advance)
+    return ((place, result) for _, place, result in alone)
 
-    `slots` by the name of the tensor, empty for weights alone. Each thread makes a worker of its own. Tensors that are
-    not floating are left out, and slots that `shaped_like` leaves out. Raises InputError when a file is cut off or
-    changes meanwhile.
+
+def over_series(
+    checkpoints: Sequence[Checkpoint],
+    slots: Sequence[Mapping[str, Mapping[str, Any]]],
+    work: Callable[[Worker, int, Part, Part | None], Result],
+    make: Callable[[], Worker],
+    advance: Advance = lambda elements, doing: None,
+) -> Iterator[tuple[int, Place, Result]]:
+    """Yield what the work makes of every part in every checkpoint but the first, beside that in the one before.
+
+    `slots`: of each checkpoint by the name of the tensor, empty for weights alone; those of the last one say which
+    tensors are read. The work gets a checkpoint's index, its part, and that before: None where the tensor is not there
+    in this shape. A single checkpoint has none before. Results come in order whichever thread is faster; each thread
+    makes a worker of its own. Tensors that are not floating are left out, and slots that `shaped_like` leaves out.
+    Raises InputError when a file is cut off or changes meanwhile.
     """
+    found = [_readable(*pair) for pair in zip(checkpoints, slots, strict=True)]
+    wanted = {name: checkpoints[-1].entries[name].shape for name in found[-1]}
+    for checkpoint, tensors in zip(checkpoints, found, strict=True):
+        for name in [name for name in tensors if checkpoint.entries[name].shape != wanted.get(name)]:
+            del tensors[name]
+
+    def run(reader: _PartReader[Worker], job: _SeriesJob) -> list[tuple[int, Place, Result]]:
+        return [
+            (index, Place(part.name, part.begin, part.arrays[WEIGHT].size), work(reader.worker, index, part, before))
+            for index, part, before in reader.parts(job, found)
+        ]
+
+    for job, results in on_threads(_series_jobs(checkpoints, found), lambda: _PartReader(make()), run):
+        yield from results
+        advance(job.elements * len(job.jobs), being_read(checkpoints[-1]))
+    for checkpoint, tensors in zip(checkpoints, found, strict=True):
+        for name in tensors:
+            _verify(tensors[name])
+            if (span := checkpoint.spans.get(name)) is not None:
+                span.version.check_unchanged()
+
+
+def _readable(checkpoint: Checkpoint, slots: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the slots of the floating tensors among those named that a checkpoint holds, by name."""
     entries = {name: checkpoint.entries[name] for name in slots if name in checkpoint.entries}
-    found = {
+    return {
         name: shaped_like(slots[name], entry.shape)
         for name, entry in entries.items()
         if entry.floating and entry.dtype in WIDTHS
     }
-
-    def run(reader: _PartReader[Worker], job: Job) -> list[tuple[Place, Result]]:
-        parts = reader.parts(job, found[job.name])
-        return [(Place(part.name, part.begin, part.arrays[WEIGHT].size), work(reader.worker, part)) for part in parts]
-
-    for job, results in on_threads(_jobs(checkpoint, found), lambda: _PartReader(make()), run):
-        yield from results
-        advance(job.elements, being_read(checkpoint))
-    for tensors in found.values():
-        _verify(tensors)
 
 
 def shaped_like(slot: Mapping[str, Any], shape: tuple[int, ...]) -> dict[str, Any]:
@@ -119,27 +146,76 @@ def scalar(slot: Mapping[str, Any], name: str) -> float | None:
     return value if isinstance(value, int | float) else None
 
 
+@dataclass(frozen=True)
+class _SeriesJob(Job):
+    """The same elements of a tensor in consecutive checkpoints; as a job it is that of the last of them."""
+
+    jobs: tuple[Job | None, ...] = ()
+    """One for each checkpoint; None where it is not read."""
+    reported: frozenset[int] = frozenset()
+    """The checkpoints that the work is done for; others are only read to be held against."""
+
+
 class _PartReader(Generic[Worker]):
     """The buffers of one thread, and its worker."""
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
+        self._sides = (_Side(), _Side())
+
+    def parts(
+        self, job: _SeriesJob, tensors: Sequence[Mapping[str, Mapping[str, Any]]]
+    ) -> Iterator[tuple[int, Part, Part | None]]:
+        """Yield each part with the checkpoint's index and the part before, valid until the next one.
+
+        `tensors`: the slots of each checkpoint by the tensor's name. Two checkpoints are held at a time.
+        """
+        opened = [
+            None if own is None else _Opened.of(own, held[job.name])
+            for own, held in zip(job.jobs, tensors, strict=True)
+        ]
+        for begin, end in job.parts():
+            before: Part | None = None
+            for index, source in enumerate(opened):
+                part = None if source is None else self._sides[index % 2].read(source, begin, end)
+                if part is not None and index in job.reported:
+                    yield index, part, before
+                before = part
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """Where the elements of a tensor and of its slots are read from in one checkpoint."""
+
+    job: Job
+    whole: NDArray[Any] | None
+    slots: Mapping[str, StoredTensor | NDArray[Any]]
+    dtypes: Mapping[str, str]
+
+    @classmethod
+    def of(cls, job: Job, tensors: Mapping[str, Any]) -> _Opened:
+        """Read what has to be held whole."""
+        sources = {name: _source(tensor) for name, tensor in tensors.items()}
+        return cls(job, job.whole(), sources, {name: _dtype(tensor) for name, tensor in tensors.items()})
+
+
+class _Side:
+    """The buffers of one thread for one checkpoint."""
+
+    def __init__(self) -> None:
         self._weights = ChunkReader()
         self._widening = Widening(CHUNK)
         self._slots: dict[str, _SlotReader] = {}
 
-    def parts(self, job: Job, tensors: Mapping[str, Any]) -> Iterator[Part]:
-        """Yield the parts of a job, each valid until the next one; `tensors` are its slots."""
-        sources = {name: _source(tensor) for name, tensor in tensors.items()}
-        for name in sources:
+    def read(self, source: _Opened, begin: int, end: int) -> Part:
+        """Return some elements, counted from the job's first, valid until the next call."""
+        job = source.job
+        place = Place(job.name, job.begin + begin, end - begin)
+        for name in source.slots:
             self._slots.setdefault(name, _SlotReader())
-        for (begin, end), stored in zip(job.parts(), self._weights.read(job), strict=True):
-            place = Place(job.name, job.begin + begin, end - begin)
-            arrays = {
-                name: self._slots[name].read(source, _dtype(tensors[name]), place) for name, source in sources.items()
-            }
-            arrays[WEIGHT] = self._widening.widened(stored, job.dtype)
-            yield Part(place.name, place.begin, arrays)
+        arrays = {name: self._slots[name].read(held, source.dtypes[name], place) for name, held in source.slots.items()}
+        arrays[WEIGHT] = self._widening.widened(self._weights.part(job, begin, end, source.whole), job.dtype)
+        return Part(place.name, place.begin, arrays)
 
 
 class _SlotReader:
@@ -162,15 +238,40 @@ class _SlotReader:
         return self._widening.widened(stored, dtype)
 
 
-def _jobs(checkpoint: Checkpoint, found: Mapping[str, Mapping[str, Any]]) -> Iterator[Job]:
-    """Yield the work on tensors; one with a slot that has to be held whole is one job."""
-    for name, tensors in found.items():
-        _verify(tensors)
-        jobs = jobs_of(checkpoint, [name])
-        if all(isinstance(tensor, StoredTensor) and tensor.in_order for tensor in tensors.values()):
-            yield from jobs
-        else:
-            yield from (replace(job, elements=checkpoint.entries[name].elements) for job in islice(jobs, 1))
+def _series_jobs(
+    checkpoints: Sequence[Checkpoint], found: Sequence[Mapping[str, Mapping[str, Any]]]
+) -> Iterator[_SeriesJob]:
+    """Yield the work on tensors. One that has to be held whole is read two checkpoints at a time."""
+    indices = range(min(1, len(checkpoints) - 1), len(checkpoints))
+    for name in found[-1]:
+        own = [
+            _jobs_of_one(checkpoint, name, tensors[name]) if name in tensors else None
+            for checkpoint, tensors in zip(checkpoints, found, strict=True)
+        ]
+        lists = [jobs for jobs in own if jobs is not None]
+        if not any(job.read or job.elements > JOB for jobs in lists for job in jobs):
+            for place, job in enumerate(lists[-1]):
+                same = tuple(None if jobs is None else jobs[place] for jobs in own)
+                yield _SeriesJob(**vars(job), jobs=same, reported=frozenset(indices))
+            continue
+        whole = [None if not jobs else replace(jobs[0], elements=_elements(jobs)) for jobs in own]
+        for index in indices:
+            pair = tuple(each if place in (index - 1, index) else None for place, each in enumerate(whole))
+            if (latest := pair[index]) is not None:
+                yield _SeriesJob(**vars(latest), jobs=pair, reported=frozenset([index]))
+
+
+def _jobs_of_one(checkpoint: Checkpoint, name: str, tensors: Mapping[str, Any]) -> list[Job]:
+    """Return the work on one tensor of one checkpoint; with a slot that has to be held whole it is one job."""
+    _verify(tensors)
+    jobs = list(jobs_of(checkpoint, [name]))
+    if all(isinstance(tensor, StoredTensor) and tensor.in_order for tensor in tensors.values()):
+        return jobs
+    return [replace(jobs[0], elements=_elements(jobs))] if jobs else []
+
+
+def _elements(jobs: Sequence[Job]) -> int:
+    return sum(job.elements for job in jobs)
 
 
 def _verify(tensors: Mapping[str, Any]) -> None:

@@ -133,7 +133,7 @@ def layer_settings(
     still = _never_updated(everyone, numbers, {name: trained[name] for name in names if name in trained})
     others = still | (set(numbers) - set(groups))  # frozen, or of another optimizer
     told = {name: groups[name].settings if name in groups else {} for name in names if name in groups or name in others}
-    for name in set(names) - set(told):
+    for name in (set(names) - set(told)) & set(checkpoint.entries):
         possible = [group.settings for group in state.groups if _may_hold(state, group, checkpoint.entries[name].shape)]
         if possible and not _differ(possible):
             told[name] = _common(possible)

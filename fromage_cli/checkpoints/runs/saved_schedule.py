@@ -20,6 +20,8 @@ from fromage_cli.theory.schedules import MOST_POINTS, Schedule, fit_schedule
 
 FILES = ("scheduler.pt", "scheduler.bin")
 """What the Hugging Face Trainer and accelerate write beside the weights."""
+CYCLES = {"T_mult", "step_ratio"}
+"""What the schedulers of torch remember that go through cycles: warm restarts and CyclicLR."""
 SAMPLES = 200
 """Points of each part of a schedule that is made into a table."""
 ALIKE = 1e-6
@@ -80,6 +82,19 @@ def saved_schedule(
     elif state is not None:
         doubt = f"{source} holds the state of a scheduler, which does not say how the rate goes on"
     return SavedSchedule(doubt=doubt, total=total, peak=peak)
+
+
+def scheduler_rate(checkpoint: Checkpoint) -> float | None:
+    """The rate that a scheduler saved with a checkpoint set last, for the first group; None without one."""
+    state, _ = _scheduler(checkpoint)
+    last = None if state is None else state.get("_last_lr")
+    return _number(last[0]) if isinstance(last, list | tuple) and last else None
+
+
+def rises_again(checkpoint: Checkpoint) -> bool:
+    """Whether the scheduler saved with a checkpoint is one that raises the rate again and again."""
+    state, _ = _scheduler(checkpoint)
+    return state is not None and bool(CYCLES & set(state))
 
 
 def _scheduler(checkpoint: Checkpoint) -> tuple[Mapping[str, Any] | None, str]:

@@ -92,6 +92,18 @@ def read_trainer_logs(weights: Path, step: int | None) -> tuple[tuple[TrainerLog
     return tuple(logs), tuple(notes)
 
 
+def logged_rates(weights: Path) -> dict[float, float]:
+    """Return the learning rates by step that the logs beside a weights file hold; of several logs the first counts."""
+    found: dict[float, float] = {}
+    for path in _logs_beside(weights)[:MOST_LOGS]:
+        with suppress(InputError):  # a log only helps; inspect names those that cannot be read
+            for record in _records(path):
+                step, rate = _step(record), _value(record, RATE_NAMES)
+                if step is not None and rate is not None and 0.0 <= rate < math.inf:
+                    found.setdefault(float(step), rate)
+    return dict(sorted(found.items()))
+
+
 def _logs_beside(weights: Path) -> list[Path]:
     """Return the logs in the weights' directory, and above as long as a name says that it holds steps of a run."""
     folder, found = weights.absolute().parent, []

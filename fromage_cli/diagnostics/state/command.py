@@ -7,14 +7,16 @@ from fromage_cli.terminal.options import CheckpointOptions, NameOptions, OutputO
 from fromage_cli.terminal.progress import progress
 
 
-@diagnostic(tables=("layers", "groups", "summary"), estimate=False)
+@diagnostic(tables=("layers", "groups", "continuity", "summary"), estimate=False)
 def command(ckpt: RunArgument, *, checkpoint: CheckpointOptions, tensors: NameOptions, output: OutputOptions) -> Answer:
     """What does the optimizer's state say: how far each layer moves, and moments that cannot be?
 
-    Nothing is needed but the checkpoint; of several the last one is read.
+    Nothing is needed but the checkpoint. Of several, each is held against the one before.
     """
     from fromage_cli.checkpoints.runs.gathering import gather_series
     from fromage_cli.checkpoints.runs.layer_settings import run_settings
+    from fromage_cli.checkpoints.runs.rate_history import rate_history
+    from fromage_cli.diagnostics.state.continuity import Links
     from fromage_cli.diagnostics.state.findings import judge
     from fromage_cli.diagnostics.state.measure import measure, trained_tensors
     from fromage_cli.diagnostics.state.render import advise, header, headline, render
@@ -22,9 +24,8 @@ def command(ckpt: RunArgument, *, checkpoint: CheckpointOptions, tensors: NameOp
 
     chosen = (checkpoint.key, checkpoint.ema, checkpoint.optimizer_state, checkpoint.optimizer_key)
     gathered = gather_series(ckpt, *chosen)
-    last = gathered.checkpoints[-1]
-    count, state = len(gathered.checkpoints), last.optimizer
-    later = (f"The last of {count} checkpoints is read: {last.place!r}.",) if count > 1 else ()
+    checkpoints = gathered.checkpoints
+    last, state = checkpoints[-1], checkpoints[-1].optimizer
     if state is None:
         raise InputError(
             f"{last.place!r} holds no optimizer state.",
@@ -32,10 +33,10 @@ def command(ckpt: RunArgument, *, checkpoint: CheckpointOptions, tensors: NameOp
             "norms and inspect tell what there is to tell.",
         )
     names = trained_tensors(last, *tensors.globs)
-    settings = run_settings([last], names, Given(), Given())
-    elements = float(sum(last.entries[name].elements for name in names))
+    settings = run_settings(checkpoints, names, Given(), Given())
+    elements = float(sum(last.entries[name].elements for name in names) * len(checkpoints))
     with progress("reading", elements) as advance:
-        result = measure(last, state, names, settings, advance)
+        result = measure(Links(checkpoints, names, settings, rate_history(checkpoints)), state, advance)
     findings, record = judge(result), checkpoint_record(last)
     return Answer(
         result=result,
@@ -43,13 +44,14 @@ def command(ckpt: RunArgument, *, checkpoint: CheckpointOptions, tensors: NameOp
         tables={
             "layers": lambda: records(result.layers),
             "groups": lambda: records(result.groups),
+            "continuity": lambda: records(result.continuity),
             "summary": lambda: headline(result),
         },
         findings=findings,
         header=(short_place(record), *header(result)),
         advice=advise(findings),
-        checkpoints=(record,),
+        checkpoints=tuple(map(checkpoint_record, checkpoints)),
         provenance=Provenance(device="cpu", dtype="float64"),
-        notes=(*gathered.notes, *later),
+        notes=gathered.notes,
         details=settings.notes,
     )

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from statistics import median
 
 from fromage_cli.counting import counted
+from fromage_cli.diagnostics.state.discontinuities import not_continued, rate_finding
 from fromage_cli.diagnostics.state.result import LayerState, StateResult
+from fromage_cli.diagnostics.state.words import entries
 from fromage_cli.findings import Finding, about_names, never_updated
 from fromage_cli.missing import Missing, known
 from fromage_cli.terminal.words import number
@@ -26,7 +28,9 @@ DAMAGED = "Load another checkpoint, or start the optimizer anew with a warm-up: 
 def judge(result: StateResult) -> tuple[Finding, ...]:
     """The findings of a state, the gravest kinds first."""
     never = [never_updated(result.never_updated)] if result.never_updated else []
-    grave = (*_impossible(result), *_rounding(result), *_sizes(result))
+    broken = (finding for one in result.continuity for finding in not_continued(one, len(result.layers)))
+    rates = map(rate_finding, result.rate_breaks)
+    grave = (*_impossible(result), *broken, *rates, *_rounding(result), *_sizes(result))
     return (*grave, *_small_moments(result), *_decay(result), *never)
 
 
@@ -75,11 +79,6 @@ def _impossible(result: StateResult) -> Iterator[Finding]:
             f"{counted(len(result.steps_differ), 'tensor')} counted another number of updates than {number(usual)}",
             "Check that the whole state was loaded. A group that was reset takes larger first steps: warm it up.",
         )
-
-
-def entries(count: int) -> str:
-    """So many entries."""
-    return "1 entry" if count == 1 else f"{count:,} entries"
 
 
 def _rounding(result: StateResult) -> Iterator[Finding]:

@@ -13,8 +13,10 @@ from typing import Any
 from fromage_cli.checkpoints import Checkpoint, OptimizerState, TensorEntry
 from fromage_cli.checkpoints.layers import BUFFERS, layer_entries
 from fromage_cli.checkpoints.reading.arrays import CHUNK
-from fromage_cli.checkpoints.reading.slots import Part, dtypes_of, over_parts, scalar
+from fromage_cli.checkpoints.reading.slots import Part, dtypes_of, over_series, scalar
 from fromage_cli.checkpoints.runs.layer_settings import RunSettings
+from fromage_cli.diagnostics.state.changes import Changes
+from fromage_cli.diagnostics.state.continuity import Links
 from fromage_cli.diagnostics.state.result import (
     Epsilon,
     GroupState,
@@ -25,7 +27,7 @@ from fromage_cli.diagnostics.state.result import (
     Violations,
 )
 from fromage_cli.diagnostics.state.sums import Moments, Seen, Summation, Sums
-from fromage_cli.missing import LEARNING_RATE_UNKNOWN, STEP_UNKNOWN, WEIGHT_DECAY_UNKNOWN, Missing, Why
+from fromage_cli.missing import LEARNING_RATE_UNKNOWN, STEP_UNKNOWN, WEIGHT_DECAY_UNKNOWN, Missing, Why, known
 from fromage_cli.optimizers.rounded_step import Dtype, LostUpdates, lost_updates
 from fromage_cli.optimizers.rule import LION, MOMENTUM, RULES, SGD
 from fromage_cli.optimizers.settings import MANY_STEPS, Optimizer
@@ -46,6 +48,8 @@ NOT_NARROW = Missing(Why.NOT_DEFINED, "its weights are kept in float32, or in a 
 STILL = Missing(Why.NOTHING_MOVES, "the step changes nothing")
 NEVER = Missing(Why.NOTHING_MOVES, "the rate or the weight decay is 0")
 ADAMS = ("exp_avg", "exp_avg_sq")
+LEAST_STEP = 1e-6
+"""Relative step above which a float32 weight does not stay as it is."""
 
 
 def trained_tensors(checkpoint: Checkpoint, include: Sequence[str], exclude: Sequence[str]) -> list[str]:
@@ -103,23 +107,27 @@ class _Subject:
 
 
 def measure(
-    checkpoint: Checkpoint,
-    state: OptimizerState,
-    names: Sequence[str],
-    settings: RunSettings,
-    advance: Callable[[float, str], None] = lambda elements, doing: None,
+    links: Links, state: OptimizerState, advance: Callable[[float, str], None] = lambda elements, doing: None
 ) -> StateResult:
-    """What the state says of the named tensors. Raises InputError as reading does."""
-    told, entries = settings.found[-1], checkpoint.entries
+    """What the state of the last of several checkpoints says, and whether it follows from those before.
+
+    Each is read once, side by side. Raises InputError as reading does.
+    """
+    checkpoints, names, settings = links.checkpoints, links.names, links.settings
+    checkpoint = checkpoints[-1]
+    told, entries, last = settings.found[-1], checkpoint.entries, len(checkpoints) - 1
     subjects = {name: subject_of(entries[name], told.slots.get(name, {}), settings) for name in names}
     found = dict.fromkeys(names, _Found())
+    changes = [dict.fromkeys(names, Changes()) for _ in checkpoints]
 
-    def work(summation: Summation, part: Part) -> _Found:
-        return subjects[part.name].work(summation, part)
+    def work(summation: Summation, index: int, part: Part, before: Part | None) -> tuple[_Found, Changes]:
+        own = subjects[part.name].work(summation, part) if index == last else _Found()
+        return own, links.changes(index, part, before)
 
-    slots = {name: subject.slot for name, subject in subjects.items()}
-    for place, more in over_parts(checkpoint, slots, work, lambda: Summation(CHUNK), advance):
+    slots = [{name: one.slots.get(name, {}) for name in names} for one in settings.found]
+    for index, place, (more, changed) in over_series(checkpoints, slots, work, lambda: Summation(CHUNK), advance):
         found[place.name] = found[place.name].joined(more)
+        changes[index][place.name] += changed
     layers = tuple(
         layer_of(
             subjects[name],
@@ -133,6 +141,7 @@ def measure(
     )
     counts = Counter(step for layer in layers if not isinstance(step := layer.step, Missing))
     usual = counts.most_common(1)[0][0] if counts else None
+    moving = frozenset(one.name for one in layers if (known(one.relative_update) or 0.0) > LEAST_STEP)
     return StateResult(
         step=STEP_UNKNOWN if checkpoint.step is None else checkpoint.step,
         optimizer=settings.name,
@@ -142,6 +151,8 @@ def measure(
         layers=layers,
         steps_differ=tuple(one.name for one in layers if not isinstance(one.step, Missing) and one.step != usual),
         never_updated=tuple(name for name in names if name in told.never_updated),
+        continuity=tuple(links.continuation(index, changes[index], moving) for index in range(1, last + 1)),
+        rate_breaks=links.rates.breaks,
     )
 
 

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from fromage_cli.counting import counted
 from fromage_cli.diagnostics.state.findings import unknown_updates
-from fromage_cli.diagnostics.state.result import GroupState, LayerState, StateResult
+from fromage_cli.diagnostics.state.result import Continuation, GroupState, LayerState, StateResult
 from fromage_cli.findings import Finding, gravest_remedy
-from fromage_cli.missing import known
+from fromage_cli.missing import Missing, known
 from fromage_cli.terminal.answer import PageStyle, Table, summary
 from fromage_cli.terminal.page import Fact, facts, shown_rows
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table, prose
@@ -87,6 +88,8 @@ def _facts(result: StateResult) -> list[Fact]:
                 f"of the entries do not move{below}",
             )
         )
+    if result.continuity:
+        found.append(Fact("Continued", *continued(result.continuity)))
     for place, group in enumerate(result.groups):
         clock = known(group.timescale)
         if clock is not None:
@@ -96,6 +99,26 @@ def _facts(result: StateResult) -> list[Fact]:
             found.append(Fact(f"Decay's clock{of}", f"{number(clock)} steps", f"to replace the weights{words}"))
             break
     return found
+
+
+def continued(continuity: Sequence[Continuation]) -> tuple[str, str]:
+    """How many checkpoints follow from the one before, and what could not be told."""
+    tested = [one for one in continuity if known(one.first_moments) is not None]
+    broken = sum(_is_broken(one) for one in continuity)
+    if broken:
+        return f"{broken} not", f"of {counted(len(continuity), 'checkpoint')} follow from the one before"
+    if len(tested) == len(continuity):
+        return f"{len(tested)} of {len(continuity)}", "follow from the checkpoint before"
+    untested = next(one.first_moments for one in continuity if isinstance(one.first_moments, Missing))
+    return f"{len(tested)} of {len(continuity)}", f"could be tested; {untested.words}"
+
+
+def _is_broken(one: Continuation) -> bool:
+    """Whether it does not follow from the checkpoint before."""
+    counts = [broken.entries for value in (one.second_moments, one.first_moments) if (broken := known(value))]
+    moved = known(one.weights)
+    far = one.rates_told and moved is not None and moved.entries > 0
+    return one.restarted or one.counts_differ or bool(one.stale) or any(counts) or far
 
 
 def _layers(result: StateResult, rows: Sequence[LayerState], style: PageStyle) -> RenderableType:

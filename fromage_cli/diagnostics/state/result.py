@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from fromage_cli.checkpoints.runs.rate_history import RateBreak
 from fromage_cli.diagnostics.state.sums import Moments, Sums
 from fromage_cli.missing import Missing
 
@@ -127,6 +128,48 @@ class Totals:
 
 
 @dataclass(frozen=True)
+class Broken:
+    """Entries that are where no sequence of gradients can have brought them."""
+
+    entries: int
+    names: tuple[str, ...]
+    """Of their tensors, those with the most entries first."""
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """Whether a checkpoint follows from the one before."""
+
+    first: str
+    """Where the earlier one is."""
+    last: str
+    steps: int | Missing
+    """Between the files."""
+    updates: float | Missing
+    """Between them as the optimizer's state counts."""
+    restarted: bool
+    """Whether that count began again."""
+    counts_differ: bool
+    """Whether it grew otherwise than the steps."""
+    remembered: float | Missing
+    """What is certainly left of v: beta2^updates, roundings allowed for."""
+    second_moments: Broken | Missing
+    """v below what is left of the one before."""
+    first_moments: Broken | Missing
+    """|m_B - beta1^d m_A| beyond C_d sqrt(v_B - beta2^d v_A)."""
+    weights: Broken | Missing
+    """|W_B - W_A f| beyond the sum of eta C."""
+    rates_told: bool
+    """Whether a schedule or a log tells the rates between; else the larger of the two ends stands for them."""
+    unchanged: tuple[str, ...]
+    """Tensors that hold the same bytes."""
+    frozen: tuple[str, ...]
+    """Those of them whose moments changed, and whose step is not too small for the dtype."""
+    stale: tuple[str, ...]
+    """Tensors that moved while their moments stayed the same."""
+
+
+@dataclass(frozen=True)
 class StateResult:
     """What one optimizer's state says."""
 
@@ -144,3 +187,7 @@ class StateResult:
     """Tensors whose count of updates is another than most have."""
     never_updated: tuple[str, ...]
     """Tensors without moments beside others that have some."""
+    continuity: tuple[Continuation, ...]
+    """Of each checkpoint but the first."""
+    rate_breaks: tuple[RateBreak, ...]
+    """Where the learning rate does not go on, or its sources disagree."""

@@ -53,6 +53,8 @@ def make_state() -> Callable[..., StateResult]:
             layers=layers,
             steps_differ=(),
             never_updated=(),
+            continuity=(),
+            rate_breaks=(),
         )
 
     return make

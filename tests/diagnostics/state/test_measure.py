@@ -1,7 +1,7 @@
 """What a state says against the optimizer that made it, and injected faults against what is found of them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fromage_cli.checkpoints import open_checkpoint
+from fromage_cli.checkpoints import Checkpoint, open_checkpoint
 from fromage_cli.checkpoints.runs.layer_settings import run_settings
+from fromage_cli.checkpoints.runs.rate_history import rate_history
+from fromage_cli.diagnostics.state.continuity import Links
 from fromage_cli.diagnostics.state.findings import judge, unknown_updates
 from fromage_cli.diagnostics.state.measure import measure, trained_tensors
 from fromage_cli.diagnostics.state.result import LayerState, StateResult
@@ -41,12 +43,18 @@ def trained(make: Callable[..., Any] = torch.optim.AdamW, steps: int = 12, **set
     return {"model": model.state_dict(), "optimizer": optimizer.state_dict()}, before
 
 
+def measured(checkpoints: Sequence[Checkpoint], names: Sequence[str]) -> StateResult:
+    settings = run_settings(checkpoints, names, Given(), Given())
+    assert checkpoints[-1].optimizer is not None
+    return measure(Links(checkpoints, names, settings, rate_history(checkpoints)), checkpoints[-1].optimizer)
+
+
 def said_of(saved: Saved, path: Path) -> StateResult:
     torch.save(saved, path / "run.pt")
     checkpoint = open_checkpoint(path / "run.pt")
     names = trained_tensors(checkpoint, (), ())
     assert checkpoint.optimizer is not None
-    return measure(checkpoint, checkpoint.optimizer, names, run_settings([checkpoint], names, Given(), Given()))
+    return measured([checkpoint], names)
 
 
 def layer(result: StateResult, name: str) -> LayerState:
@@ -241,7 +249,7 @@ def test_moments_that_cannot_be_told_apart_are_not_called_missing(tmp_path: Path
     checkpoint = open_checkpoint(tmp_path)
     assert checkpoint.optimizer is not None
     names = trained_tensors(checkpoint, (), ())
-    result = measure(checkpoint, checkpoint.optimizer, names, run_settings([checkpoint], names, Given(), Given()))
+    result = measured([checkpoint], names)
     words = unknown_updates(result)
     assert words is None or "nothing else tells" in words
 

@@ -1,0 +1,184 @@
+"""Whether each checkpoint of a run follows from the one before: counts of updates, moments, weights."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fromage_cli.checkpoints import Checkpoint
+from fromage_cli.checkpoints.reading.slots import Part, dtypes_of, scalar
+from fromage_cli.checkpoints.runs.layer_settings import RunSettings
+from fromage_cli.checkpoints.runs.rate_history import RateHistory
+from fromage_cli.diagnostics.state.changes import LEAST_REMEMBERED, Changes, MomentReach, Reach, WeightReach
+from fromage_cli.diagnostics.state.result import Broken, Continuation
+from fromage_cli.diagnostics.state.sums import ROUNDOFF
+from fromage_cli.missing import STEP_UNKNOWN, Missing, Why
+from fromage_cli.optimizers.rule import LION, Rule
+from fromage_cli.optimizers.settings import MANY_STEPS, Optimizer, corrects_bias
+from fromage_cli.theory.moment_bounds import moment_bound, step_bound
+
+NO_BOUND = Missing(Why.NO_FORMULA, "no bound holds for this optimizer's state")
+FORGOTTEN = Missing(
+    Why.NO_FORMULA, "the steps between are so many that less than a millionth of the earlier moments is left"
+)
+NOT_CONTINUED = Missing(Why.NO_FORMULA, "the optimizer's count of updates does not go on")
+RATES_UNKNOWN = Missing(Why.LEARNING_RATE_UNKNOWN, "the learning rate is not known")
+SKIPPED = 0.02
+"""Share of the updates that a run may leave out, as it does where gradients in float16 overflow."""
+
+
+@dataclass(frozen=True)
+class Links:
+    """What joins the checkpoints of a series: how far each tensor may change from one to the next."""
+
+    checkpoints: Sequence[Checkpoint]
+    names: Sequence[str]
+    settings: RunSettings
+    rates: RateHistory
+    reaches: Sequence[Mapping[str, Reach]] = field(init=False)
+    """Of each checkpoint from the one before, by tensor; empty for the first."""
+
+    def __post_init__(self) -> None:
+        reaches = [{}, *(self._reaches(index) for index in range(1, len(self.checkpoints)))]
+        object.__setattr__(self, "reaches", reaches)
+
+    def changes(self, index: int, part: Part, before: Part | None) -> Changes:
+        """What changes in a part of a tensor, from the checkpoint before the index to it."""
+        reach = self.reaches[index].get(part.name)
+        return Changes() if before is None or reach is None else reach.changes(before.arrays, part.arrays)
+
+    def count(self, index: int, name: str | None = None) -> float | None:
+        """The updates that a checkpoint's state counts: of one tensor, else those of most."""
+        slots = self.settings.found[index].slots
+        if name is not None:
+            return scalar(slots.get(name, {}), "step")
+        counts = Counter(step for slot in slots.values() if (step := scalar(slot, "step")) is not None)
+        return counts.most_common(1)[0][0] if counts else None
+
+    def updates(self, index: int, name: str | None = None) -> float | None:
+        """How many were made since the checkpoint before: as the state counts them, else by the files' steps."""
+        first, last = self.count(index - 1, name), self.count(index, name)
+        if first is not None and last is not None:
+            return last - first
+        steps = self.steps(index)
+        return None if steps is None else float(steps)
+
+    def steps(self, index: int) -> int | None:
+        """The steps between the files."""
+        first, last = (self.checkpoints[place].step for place in (index - 1, index))
+        return None if first is None or last is None else last - first
+
+    def restarted(self, index: int) -> bool:
+        """Whether the count of updates began again after the checkpoint before."""
+        first, last, steps = self.count(index - 1), self.count(index), self.steps(index)
+        if first is None or last is None or steps is None:
+            return False
+        own = self.checkpoints[index - 1].step or 0
+        return last < first or (abs(first - own) <= 1.0 < first and abs(last - steps) <= 1.0)
+
+    def counts_differ(self, index: int) -> bool:
+        """Whether the count of updates grew otherwise than the steps of the files, in whichever unit these are."""
+        first, last, steps = self.count(index - 1), self.count(index), self.steps(index)
+        start, stop = (self.checkpoints[place].step for place in (index - 1, index))
+        if first is None or last is None or steps is None or not start or not stop:
+            return False
+        same_unit = math.isclose(first / start, last / stop, rel_tol=SKIPPED)
+        return not same_unit and abs(last - first - steps) > max(SKIPPED * steps, 1.0)
+
+    def _reaches(self, index: int) -> dict[str, Reach]:
+        """How far each tensor may change up to a checkpoint."""
+        if self.restarted(index):
+            return dict.fromkeys(self.names, Reach(None, None))
+        return {name: Reach(self._of_moments(index, name), self._of_weight(index, name)) for name in self.names}
+
+    def _of_moments(self, index: int, name: str) -> MomentReach | None:
+        """How far Adam's moments may change; None where no bound is known."""
+        told = [self.settings.found[place] for place in (index - 1, index)]
+        slots = [one.slots.get(name, {}) for one in told]
+        rule, updates = self.settings.optimizer_of(name).rule, self.updates(index, name)
+        adams = rule is None or rule.averages == "betas"
+        held = all(key in slot for slot in slots for key in ("exp_avg", "exp_avg_sq"))
+        if not adams or not held or updates is None or updates < 1.0:
+            return None
+        betas = [one.of(name).get("betas") for one in told]
+        if betas[0] != betas[1] or betas[1] is None:
+            return None
+        dtypes = [dtypes_of(slot)["exp_avg_sq"] for slot in slots]
+        coarse = max(dtypes, key=lambda dtype: ROUNDOFF.get(dtype, 0.0))
+        reach = MomentReach(float(betas[1][0]), float(betas[1][1]), updates, coarse)
+        return reach if coarse in ROUNDOFF and reach.remembered >= LEAST_REMEMBERED else None
+
+    def _of_weight(self, index: int, name: str) -> WeightReach | None:
+        """How far the weight may move; None where no bound is known."""
+        optimizer, updates = self.settings.optimizer_of(name), self.updates(index, name)
+        most = largest_entry(optimizer, self.count(index, name) or MANY_STEPS)
+        rate, whole = self.settings.rates(name)[index], self.rates.saved[index]
+        entry = self.checkpoints[index].entries[name]
+        error = ROUNDOFF.get(entry.dtype)
+        if most is None or updates is None or updates < 1.0 or rate is None or error is None:
+            return None
+        scale = rate / whole if whole else 1.0
+        rates, _ = self.rates.between(index, updates, scale=scale)
+        share, decay = updates / len(rates), self.settings.decay(name) or 0.0
+        rounds = 2.0 if error > ROUNDOFF["float32"] else 1.0  # a rounding moves by at most as much again
+        sunk = decay * rounds if optimizer.rule is not None and optimizer.rule.decay == "decoupled" else 0.0
+        kept = math.exp(share * math.fsum(math.log1p(-min(each * sunk, 0.5)) for each in rates))
+        return WeightReach(
+            distance=rounds * most * share * math.fsum(rates),
+            kept=kept,
+            kept_most=1.0,
+            rounding=4.0 * error if rounds > 1.0 else 4.0 * error * updates,
+        )
+
+    def continuation(self, index: int, found: Mapping[str, Changes], moving: frozenset[str]) -> Continuation:
+        """What is found since the checkpoint before; `moving`: tensors whose update is not lost in their digits."""
+        first, last = self.checkpoints[index - 1], self.checkpoints[index]
+        reaches, updates = self.reaches[index], self.updates(index)
+        restarted = self.restarted(index)
+        of_moments = [name for name in found if reaches[name].moments is not None]
+        of_weights = [name for name in found if reaches[name].weight is not None]
+        slots = self.settings.found[index].slots
+        none = NOT_CONTINUED if restarted or (updates is not None and updates < 1.0) else NO_BOUND
+        adams = any("exp_avg_sq" in slot for slot in slots.values())
+        forgotten = adams and none is NO_BOUND and not of_moments
+        remembered = [reach.remembered for name in of_moments if (reach := reaches[name].moments) is not None]
+        return Continuation(
+            first=first.place,
+            last=last.place,
+            steps=STEP_UNKNOWN if (steps := self.steps(index)) is None else steps,
+            updates=STEP_UNKNOWN if updates is None else updates,
+            restarted=restarted,
+            counts_differ=not restarted and self.counts_differ(index),
+            remembered=min(remembered) if remembered else FORGOTTEN if forgotten else none,
+            second_moments=_broken({name: found[name].fallen for name in of_moments}, FORGOTTEN if forgotten else none),
+            first_moments=_broken({name: found[name].strayed for name in of_moments}, FORGOTTEN if forgotten else none),
+            weights=_broken({name: found[name].beyond for name in of_weights}, none),
+            rates_told=self.rates.between(index, updates or 1.0, scale=1.0)[1],
+            unchanged=tuple(name for name, one in found.items() if one.entries and not one.moved),
+            frozen=tuple(
+                name for name, one in found.items() if one.entries and not one.moved and one.remade and name in moving
+            ),
+            stale=tuple(name for name, one in found.items() if one.moved and one.filled and not one.remade),
+        )
+
+
+def largest_entry(optimizer: Optimizer, updates: float) -> float | None:
+    """The most that an entry of an update u can be up to so many; None where no bound is known."""
+    rule: Rule | None = optimizer.rule
+    if rule is LION:
+        return 1.0
+    if rule is None or rule.averages != "betas" or rule.decay == "rescaled":
+        return None
+    beta1, beta2 = optimizer.arguments["betas"]
+    bound = step_bound if corrects_bias(optimizer.arguments) else moment_bound
+    return bound(beta1, beta2, updates)
+
+
+def _broken(counts: Mapping[str, int], otherwise: Missing) -> Broken | Missing:
+    """The tensors with entries beyond a bound; missing where no tensor has one."""
+    if not counts:
+        return otherwise
+    beyond = {name: count for name, count in counts.items() if count}
+    return Broken(sum(beyond.values()), tuple(sorted(beyond, key=lambda name: -beyond[name])))
