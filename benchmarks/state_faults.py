@@ -17,12 +17,12 @@ STEPS = (40, 140, 200, 220, 240)
 FAULTY = 240
 
 BASES = [
-    Recipe("adamw-95", "gpt", "adamw", 3e-3, GPT95, schedule="cosine", length=400, saved=STEPS),
+    Recipe("adamw-95", "gpt", "adamw", 3e-3, GPT95, schedule="cosine", length=300, saved=STEPS),
     Recipe("adamw-999", "gpt", "adamw", 3e-3, GPT999, saved=STEPS),
     Recipe("adamw-bf16", "gpt", "adamw", 3e-3, GPT95, precision="bf16", saved=STEPS),
     Recipe("adam", "mlp", "adam", 2e-3, {"weight_decay": 1e-3}, {"depth": 4}, saved=STEPS),
-    Recipe("lion", "gpt", "lion", 3e-4, {"weight_decay": 0.1}, schedule="cosine", length=400, saved=STEPS),
-    Recipe("sgd", "mlp", "sgd", 0.05, {"momentum": 0.9}, {"depth": 4}, schedule="cosine", length=400, saved=STEPS),
+    Recipe("lion", "gpt", "lion", 3e-4, {"weight_decay": 0.1}, schedule="cosine", length=300, saved=STEPS),
+    Recipe("sgd", "mlp", "sgd", 0.05, {"momentum": 0.9}, {"depth": 4}, schedule="cosine", length=300, saved=STEPS),
 ]
 """Runs whose checkpoints get the faults; each has two matrices of the same shape."""
 
@@ -99,7 +99,7 @@ def flipped(tensor: Tensor, bit: int, was: int) -> Tensor:
     changed = tensor.clone().contiguous()
     flat = changed.view(torch.int16 if narrow else torch.int32).view(-1)
     place = bit - 16 if narrow else bit
-    fit = ((flat >> place) & 1 == was).float() * tensor.float().abs().flatten()
+    fit = (((flat >> place) & 1) == was).float() * tensor.float().abs().flatten()
     flat[int(fit.argmax())] ^= 1 << place
     return changed
 

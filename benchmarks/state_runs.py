@@ -17,9 +17,9 @@ import torch
 from run_study_training import LENGTH, Rows, batches, rows
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim import SGD, Adam, AdamW, Optimizer, SparseAdam, lr_scheduler
+from torch.optim import SGD, Adam, AdamW, NAdam, Optimizer, RAdam, SparseAdam, lr_scheduler
 
-from fromage_cli.optim import Lion
+from fromage_cli.optim import LAMB, Lion
 
 KINDS: dict[str, Callable[..., Optimizer]] = {
     "sgd": SGD,
@@ -27,6 +27,9 @@ KINDS: dict[str, Callable[..., Optimizer]] = {
     "adamw": AdamW,
     "lion": Lion,
     "sparse-adam": SparseAdam,
+    "nadam": NAdam,
+    "radam": RAdam,
+    "lamb": LAMB,
 }
 DATA = {"mlp": "mnist", "cnn": "cifar", "gpt": "text", "vit": "mnist"}
 SAVED = (1, 2, 75, 150, 225, 226, 300)
@@ -58,7 +61,7 @@ class Recipe:
     resumption: str = "right"
     """How: `right`, `longer`, or one of the faults of state_faults.py."""
     special: str = ""
-    """`skipped-blocks`, `thawed` or `averaged`: what else is done on purpose."""
+    """`skipped-blocks`, `thawed`, `averaged` or `layer-rates`: what else is done on purpose."""
     seed: int = 0
 
 
@@ -87,7 +90,7 @@ def scheduler_of(recipe: Recipe, optimizer: Optimizer, step: int) -> Any:
     if recipe.schedule == "plateau":
         return lr_scheduler.ReduceLROnPlateau(optimizer, patience=5)
     for group in optimizer.param_groups:
-        group.setdefault("initial_lr", recipe.rate)
+        group.setdefault("initial_lr", group["lr"])
     shape = SHAPES[recipe.schedule]
     return lr_scheduler.LambdaLR(optimizer, lambda count: shape(count / recipe.length), last_epoch=step - 1)
 
@@ -121,6 +124,10 @@ def optimizer_of(recipe: Recipe, model: nn.Module) -> Optimizer:
     parameters = list(model.parameters())
     if recipe.special == "thawed":
         parameters = parameters[-2:]
+    if recipe.special == "layer-rates":
+        count = len(parameters)
+        groups = [{"params": [one], "lr": recipe.rate * 0.8 ** (count - k)} for k, one in enumerate(parameters, 1)]
+        return KINDS[recipe.optimizer](groups, lr=recipe.rate, **recipe.settings)
     if recipe.optimizer not in ("adamw", "lion"):
         return KINDS[recipe.optimizer](parameters, lr=recipe.rate, **recipe.settings)
     groups = [

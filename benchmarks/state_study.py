@@ -36,18 +36,15 @@ Line = dict[str, Any]
 
 
 def ask(*paths: Path) -> list[dict[str, str | None]]:
-    """The findings of the command that warn or fail; where it ends with an error, that error."""
+    """The findings of the command, their words where they warn; where it ends with an error, that error."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err), suppress(SystemExit):
         program(["state", *map(str, paths), "--json", "--no-progress"])
     said = json.loads(out.getvalue() or "{}")
     if "findings" not in said:
-        return [{"code": "error", "layer": None, "message": (err.getvalue() or out.getvalue())[-400:]}]
-    return [
-        {"code": one["code"], "layer": one.get("layer"), "message": one["message"]}
-        for one in said["findings"]
-        if one["severity"] != "info"
-    ]
+        return [{"code": "error", "severity": "fail", "layer": None, "message": err.getvalue()}]
+    keys = ("code", "severity", "layer", "message")
+    return [{key: one[key] for key in keys[: 3 if one["severity"] == "info" else 4]} for one in said["findings"]]
 
 
 def healthy(name: str, paths: Sequence[Path]) -> Line:
