@@ -94,7 +94,7 @@ def older(series: Sequence[Saved], back: int, counts: bool) -> list[str]:
 
 
 def flipped(tensor: Tensor, bit: int, was: int) -> Tensor:
-    """With one bit changed in the largest entry that has it as `was`; bits are numbered as in float32."""
+    """With one exponent bit changed in the largest entry that has it as `was`; bits are numbered as in float32."""
     narrow = tensor.dtype == torch.bfloat16
     changed = tensor.clone().contiguous()
     flat = changed.view(torch.int16 if narrow else torch.int32).view(-1)
@@ -104,12 +104,12 @@ def flipped(tensor: Tensor, bit: int, was: int) -> Tensor:
     return changed
 
 
-def flip_moment(series: Sequence[Saved], number: int, was: int) -> list[str]:
-    """Change the largest entry of one layer's first or second moment by a factor of 65536, down where the bit was 1."""
+def flip_moment(series: Sequence[Saved], number: int, bit: int, was: int) -> list[str]:
+    """Change the largest entry of one layer's first or second moment whose bit was so."""
     name = middle(series[-1])
     slot = slots(series[-1])[name]
     moment = moments(slot)[number]
-    slot[moment] = flipped(slot[moment], 27, was)
+    slot[moment] = flipped(slot[moment], bit, was)
     return [name]
 
 
@@ -161,6 +161,7 @@ def weights_swapped(series: Sequence[Saved]) -> list[str]:
     return names
 
 
+# the exponent of a float32 is in bits 23 to 30: bit 27 makes a factor of 2^16
 FAULTS = [
     Fault("first moments of two layers swapped", lambda series: swapped(series, 1), second_moments=True, alone=True),
     Fault("all moments of two layers swapped", lambda series: swapped(series, 2)),
@@ -169,11 +170,11 @@ FAULTS = [
     Fault("moments of the checkpoint before, with its steps", lambda series: older(series, 1, True)),
     Fault("moments of the checkpoint before", lambda series: older(series, 1, False)),
     Fault("moments of two checkpoints before", lambda series: older(series, 2, False)),
-    Fault("exponent bit of v flipped down", lambda series: flip_moment(series, 1, 1), second_moments=True, alone=True),
-    Fault("exponent bit of v flipped up", lambda series: flip_moment(series, 1, 0), second_moments=True),
-    Fault("exponent bit of m flipped up", lambda series: flip_moment(series, 0, 0), alone=True),
-    Fault("highest exponent bit of a weight flipped", lambda series: flip_weight(series, 30, 0)),
-    Fault("middle exponent bit of a weight flipped", lambda series: flip_weight(series, 27, 1)),
+    Fault("entry of v over 65536", lambda series: flip_moment(series, 1, 27, 1), second_moments=True, alone=True),
+    Fault("entry of v times 256", lambda series: flip_moment(series, 1, 26, 0), second_moments=True),
+    Fault("entry of m times 256", lambda series: flip_moment(series, 0, 26, 0), alone=True),
+    Fault("entry of a weight times 2^128", lambda series: flip_weight(series, 30, 0)),
+    Fault("entry of a weight over 65536", lambda series: flip_weight(series, 27, 1)),
     Fault("steps of one group reset", group_reset, second_moments=True, alone=True),
     Fault("weights rounded to bfloat16", rounded, master=True),
     Fault("layer frozen, its moments go on", frozen),

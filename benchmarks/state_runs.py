@@ -4,7 +4,6 @@ Data is a folder with mnist.npz, cifar10_jpeg.npz and tinyshakespeare.txt, or No
 """
 
 import contextlib
-import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -65,34 +64,28 @@ class Recipe:
     seed: int = 0
 
 
-def cosine(place: float) -> float:
-    """After a warm-up of a tenth."""
-    return (
-        min(place / 0.1 + 1e-3, 1.0) if place < 0.1 else 0.5 * (1.0 + math.cos(math.pi * min(place - 0.1, 0.9) / 0.9))
-    )
-
-
-SHAPES: dict[str, Callable[[float], float]] = {
-    "constant": lambda place: 1.0,
-    "cosine": cosine,
-    "linear": lambda place: max(1.0 - place, 0.0),
-    "drops": lambda place: 0.1 ** int(place / 0.4),
-}
-"""The rate at a place of the run, 0 to 1, as a share of the recipe's."""
-
-
-def scheduler_of(recipe: Recipe, optimizer: Optimizer, step: int) -> Any:
-    """A scheduler of torch that has made so many steps."""
-    if recipe.schedule == "one-cycle":
-        return lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=recipe.length + 1)
-    if recipe.schedule == "restarts":
-        return lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 50)
-    if recipe.schedule == "plateau":
-        return lr_scheduler.ReduceLROnPlateau(optimizer, patience=5)
-    for group in optimizer.param_groups:
-        group.setdefault("initial_lr", group["lr"])
-    shape = SHAPES[recipe.schedule]
-    return lr_scheduler.LambdaLR(optimizer, lambda count: shape(count / recipe.length), last_epoch=step - 1)
+def scheduler_of(recipe: Recipe, optimizer: Optimizer) -> Any:
+    """A scheduler of torch before its first step; None for a constant rate."""
+    length = recipe.length
+    match recipe.schedule:
+        case "cosine":
+            warm, decay = length // 10, length - length // 10
+            parts = [
+                lr_scheduler.LinearLR(optimizer, 0.1, total_iters=warm),
+                lr_scheduler.CosineAnnealingLR(optimizer, decay),
+            ]
+            return lr_scheduler.SequentialLR(optimizer, parts, [warm])
+        case "linear":
+            return lr_scheduler.LambdaLR(optimizer, lambda step: max(1.0 - step / length, 0.0))
+        case "drops":
+            return lr_scheduler.MultiStepLR(optimizer, [length * 2 // 5, length * 4 // 5])
+        case "one-cycle":
+            return lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=length + 1)
+        case "restarts":
+            return lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 50)
+        case "plateau":
+            return lr_scheduler.ReduceLROnPlateau(optimizer, patience=5)
+    return None
 
 
 @cache
@@ -144,7 +137,9 @@ class Training:
         self.recipe, self.step = recipe, step
         self.model = build(recipe)
         self.optimizer = optimizer_of(recipe, self.model)
-        self.scheduler = scheduler_of(recipe, self.optimizer, step)
+        self.scheduler = scheduler_of(recipe, self.optimizer)
+        for _ in range(step if self.scheduler is not None else 0):
+            self.scheduler.step()
         self.scaler = torch.amp.GradScaler(
             "cpu", init_scale=2.0**22, growth_interval=15, enabled=recipe.precision == "fp16-scaler"
         )
@@ -176,13 +171,13 @@ class Training:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.scheduler.step(*([loss.detach()] if self.recipe.schedule == "plateau" else []))
+        if self.scheduler is not None:
+            self.scheduler.step(*([loss.detach()] if self.recipe.schedule == "plateau" else []))
         self.step += 1
         for name, tensor in self.model.state_dict().items():
             self.averaged[name].lerp_(tensor, 0.01) if tensor.is_floating_point() else None
         if self.recipe.special == "thawed" and self.step == 60:
             self.optimizer.add_param_group({"params": list(self.model.parameters())[:-2], "lr": 0.3 * self.recipe.rate})
-            self.scheduler = scheduler_of(self.recipe, self.optimizer, 0)
 
     def saved(self) -> dict[str, Any]:
         """The content of a checkpoint."""
@@ -190,8 +185,9 @@ class Training:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step * self.recipe.accumulated,
-            "scheduler": self.scheduler.state_dict(),
         }
+        if self.scheduler is not None:
+            content["scheduler"] = self.scheduler.state_dict()
         if self.recipe.special == "averaged":
             content["ema"] = self.averaged
         if self.scaler.is_enabled():
@@ -201,14 +197,16 @@ class Training:
     def load(self, saved: dict[str, Any]) -> None:
         """Go on from a checkpoint, in the way that the recipe's resumption says."""
         way = self.recipe.resumption
-        self.model.load_state_dict(saved["model"])
         rates = [group["lr"] for group in self.optimizer.param_groups]
-        if way != "new-optimizer":
-            self.optimizer.load_state_dict(saved["optimizer"])
-        if way == "right":
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        if way in ("longer", "warm-up-again"):
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+        elif self.scheduler is not None:
             self.scheduler.load_state_dict(saved["scheduler"])
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = group["lr"] if way == "right" else rate
+        if way == "new-optimizer":
+            self.optimizer.state.clear()
         if way == "new-moments":
             for slot in self.optimizer.state.values():
                 for name in slot.keys() - {"step"}:
@@ -220,7 +218,7 @@ class Training:
 def resumed(recipe: Recipe, saved: dict[str, Any], step: int) -> Training:
     """A new process that loads a checkpoint; `longer`: for twice as many updates, `warm-up-again`: as if for none."""
     longer = replace(recipe, length=2 * recipe.length) if recipe.resumption == "longer" else recipe
-    training = Training(longer, 0 if recipe.resumption == "warm-up-again" else step)
+    training = Training(longer, step if recipe.resumption == "longer" else 0)
     training.load(saved)
     training.step = step
     return training
@@ -231,7 +229,7 @@ def train(recipe: Recipe, data: Path | None, save: Callable[[Training, int], Any
     training, size = Training(recipe), 16 if DATA[recipe.network] == "text" else 32
     stream = batches(training_rows(DATA[recipe.network], data), size, 1000 + recipe.seed)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+        warnings.filterwarnings("ignore", module="torch.optim.lr_scheduler")
         for step in range(1, max(recipe.saved) + 1):
             training.update(stream)
             if step in recipe.saved:
