@@ -671,6 +671,7 @@ DO_NOT_EXIST = {
     "hypergrad.hyperparameters[].answers[].horizon": "it is about where training settles",
     "state.optimizer": "the state is of no known kind",
     "state.layers[].moments_dtype": "there are no moments",
+    "state.layers[].rounded_to": "the weights hold more digits",
     "distance.layers[].kind": "there is no model",
 }
 """Fields that are null where what they tell of does not exist, rather than that it is not known."""

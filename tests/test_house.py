@@ -35,6 +35,7 @@ WITHOUT_A_SOURCE = {
     "diagnostics/breakdown/test_edges.py",
     "diagnostics/test_screens.py",
     "diagnostics/breakdown/test_networks.py",
+    "diagnostics/state/test_masters.py",
     "fuzz/test_targets.py",
     "hostile/test_amplification.py",
     "hostile/test_changing_networks.py",
@@ -68,6 +69,8 @@ CUTTING = (
     "index",
 )
 TESTED_ELSEWHERE = {
+    "diagnostics/state/discontinuities.py": "diagnostics/state/test_continuity.py",
+    "diagnostics/state/words.py": "diagnostics/state/test_findings.py",
     "theory/random_draws.py": "probes/lines/test_draws.py",
     "checkpoints/checkpoint.py": "checkpoints/test_formats.py",
     "checkpoints/formats/distributed_metadata.py": "checkpoints/formats/test_distributed.py",
@@ -107,6 +110,7 @@ TESTED_ELSEWHERE = {
     "diagnostics/sharpness/partial_measurement.py": "diagnostics/sharpness/test_measure.py",
     "diagnostics/sharpness/update.py": "diagnostics/sharpness/test_measure.py",
     "diagnostics/sharpness/verdict.py": "diagnostics/sharpness/test_measure.py",
+    "diagnostics/state/digits.py": "diagnostics/state/test_masters.py",
     "diagnostics/state/sums.py": "diagnostics/state/test_measure.py",
     "diagnostics/suggest_lr/alternatives.py": "diagnostics/suggest_lr/test_measure.py",
     "diagnostics/suggest_lr/notes.py": "diagnostics/suggest_lr/test_measure.py",

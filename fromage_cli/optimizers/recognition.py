@@ -8,7 +8,13 @@ from fromage_cli.optimizers.rule import ADAFACTOR, ADAM, ADAMW, LION, MUON, RULE
 EITHER_ADAM = f"{ADAM.name} or {ADAMW.name}"
 ADAM_ALIKE = f"{ADAM.name}, {ADAMW.name} or a similar one"
 """What has the slots of Adam and not all of its settings: Yogi and NAdamW may be saved so, and AdamW by other hands."""
-BESIDE = {"step", "param", "master_param", "master_params", "fp32_param"}
+ADAFACTOR_OF_TRANSFORMERS = f"{ADAFACTOR.name} of transformers"
+"""Keeps the mean of its updates, rate included, where beta1 is given, and factors of the second moment."""
+MEANS_OF_ADAM = (EITHER_ADAM, ADAM_ALIKE, "nadam", "radam")
+"""What has no rule here, and whose moments are Adam's means of gradients and of their squares."""
+COPIES = {"param", "master_param", "master_params", "master_weight", "master_weights", "fp32_param", "fp32"}
+"""Slots that hold a copy of the weights in more digits: of Megatron, apex and Transformer Engine, DeepSpeed."""
+BESIDE = {"step"} | COPIES
 """Slots that are no moments: the number of updates, and copies of the weights."""
 OF_ADAM = {"amsgrad", "bias_correction", "correct_bias", "use_muon"}
 """Settings of which those that implement Adam save one: torch, apex and DeepSpeed, transformers, Muon's auxiliary."""
@@ -18,6 +24,7 @@ STRANGERS = {
 }
 """Settings of optimizers that keep moments under the names of Adam's and do something else with them."""
 BEFORE_RULES = (
+    ({"clip_threshold", "scale_parameter"}, ADAFACTOR_OF_TRANSFORMERS),
     ({"wd_ratio", "betas"}, "adamp"),
     ({"wd_ratio"}, "sgdp"),
     ({"caution", "dampening"}, "sgdw of timm"),
@@ -47,7 +54,7 @@ OTHERS_BY_SLOTS = (
     ({"square_avg", "acc_delta"}, "adadelta"),
     ({"square_avg"}, "rmsprop"),
     ({"sum"}, "adagrad"),
-    ({"exp_avg_sq_row"}, f"{ADAFACTOR.name} of transformers"),
+    ({"exp_avg_sq_row"}, ADAFACTOR_OF_TRANSFORMERS),
     ({"exp_avg_diff"}, "adan"),
     ({"exp_avg_var"}, "adabelief"),
     ({"hessian"}, "sophia"),

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fromage_cli.optimizers.rule import RULES
-from fromage_cli.optimizers.streamed import orthogonalised, saved_update
+from fromage_cli.optimizers.streamed import orthogonalised, orthogonalised_norm, saved_update
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("sgd", {"momentum": 0.9, "dampening": 0.1}),
@@ -79,3 +79,14 @@ def test_without_a_first_moment_there_is_no_update() -> None:
     for name in ("adafactor", "fromage", "sgd"):
         optimizer, weight, before = trained(name, {})
         assert saved_update(RULES[name], arrays(optimizer.state[weight]), before.numpy(), {}) is None
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (5, 5), (1, 7)])
+@pytest.mark.parametrize("rank", [1, 3, 7])
+def test_the_norm_of_an_orthogonalised_matrix_needs_only_its_singular_values(shape: tuple[int, int], rank: int) -> None:
+    generator = numpy.random.default_rng(0)
+    matrix = generator.normal(size=(shape[0], rank)) @ generator.normal(size=(rank, shape[1]))
+    settings = ((3.4445, -4.775, 2.0315), 5, 1e-7)
+    expected = numpy.linalg.norm(orthogonalised(matrix, *settings))
+    assert orthogonalised_norm(matrix, *settings) == pytest.approx(expected, rel=1e-5)
+    assert orthogonalised_norm(0.0 * matrix, *settings) == 0.0

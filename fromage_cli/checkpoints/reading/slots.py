@@ -6,6 +6,7 @@ elements do not lie in order in a file, or where its format has no places for we
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
@@ -133,6 +134,22 @@ def shaped_otherwise(slot: Mapping[str, Any], shape: tuple[int, ...]) -> dict[st
 def dtypes_of(slot: Mapping[str, Any]) -> dict[str, str]:
     """Return the dtypes in which the tensors of a slot are stored, as torch names them, by name."""
     return {name: _dtype(tensor) for name, tensor in _tensors(slot).items()}
+
+
+def load_slot(slot: Mapping[str, Any], name: str) -> NDArray[Any]:
+    """Read one floating tensor of a slot whole: in its own shape, float64 where stored so, else float32.
+
+    Raises InputError when its file is cut off.
+    """
+    import numpy
+
+    tensor = _tensors(slot)[name]
+    source, dtype, elements = _source(tensor), _dtype(tensor), math.prod(tensor.shape)
+    reader, parts = _SlotReader(), []
+    for begin in range(0, elements, CHUNK):
+        parts.append(reader.read(source, dtype, Place(name, begin, min(CHUNK, elements - begin))).copy())
+    flat: NDArray[Any] = numpy.concatenate(parts) if parts else numpy.empty(0, numpy.float32)
+    return flat.reshape(tuple(tensor.shape))
 
 
 def scalar(slot: Mapping[str, Any], name: str) -> float | None:

@@ -59,7 +59,7 @@ class RateHistory:
     breaks: tuple[RateBreak, ...]
 
     def between(self, index: int, updates: float, *, scale: float) -> tuple[list[float], bool]:
-        """Rates that none of the updates from the checkpoint before to that of an index exceeds, for equal parts of it.
+        """Upper bounds of the rates since the checkpoint before an index, for equal parts of the updates between.
 
         `scale`: the rate of a tensor's group over that of the first. The flag says whether a schedule or a log told
         them; else it is the larger of the two ends.
@@ -84,12 +84,13 @@ def rate_history(checkpoints: Sequence[Checkpoint]) -> RateHistory:
     saved = tuple(_first_rate(one) for one in checkpoints)
     logged = logged_rates(last.weights or last.path)
     told = saved_schedule(checkpoints)
+    unscheduled, unlogged = schedule_breaks(checkpoints, steps, saved), log_breaks(steps, saved, logged)
     breaks = (
-        *(_against_schedulers(checkpoints, steps)),
-        *(_against_log(steps, saved, logged)),
-        *(_against_schedule(checkpoints, steps, saved)),
-        *([] if rises_again(last) else _rises(steps, saved, logged)),
-        *(_against_folder(last, steps[-1], [rate for rate in (*saved, told.peak, *logged.values()) if rate])),
+        *scheduler_breaks(checkpoints, steps),
+        *unlogged,
+        *unscheduled,
+        *([] if unscheduled or unlogged or rises_again(last) else rises(steps, saved, logged)),
+        *folder_breaks(last, steps[-1], [rate for rate in (*saved, told.peak, *logged.values()) if rate]),
     )
     return RateHistory(steps, saved, tuple(logged.items()), told.schedule, told.peak, breaks)
 
@@ -101,7 +102,7 @@ def _first_rate(checkpoint: Checkpoint) -> float | None:
     return float(rate) if isinstance(rate, int | float) else None
 
 
-def _against_schedulers(checkpoints: Sequence[Checkpoint], steps: Sequence[float | None]) -> list[RateBreak]:
+def scheduler_breaks(checkpoints: Sequence[Checkpoint], steps: Sequence[float | None]) -> list[RateBreak]:
     """Checkpoints whose scheduler set last what no group of the optimizer has."""
     breaks = []
     for checkpoint, step in zip(checkpoints, steps, strict=True):
@@ -115,7 +116,7 @@ def _against_schedulers(checkpoints: Sequence[Checkpoint], steps: Sequence[float
     return breaks
 
 
-def _against_log(
+def log_breaks(
     steps: Sequence[float | None], saved: Sequence[float | None], logged: dict[float, float]
 ) -> list[RateBreak]:
     """Checkpoints whose rate is outside what the log has just before and after them."""
@@ -126,13 +127,13 @@ def _against_log(
         near = [*[one for one in logged if one <= step][-2:], *[one for one in logged if one > step][:2]]
         rates = [logged[one] for one in near]
         bracketed = near and near[0] <= step <= near[-1]
-        if bracketed and not (1.0 - SAME) * min(rates) / RISE <= rate <= (1.0 + SAME) * max(rates) * RISE:
+        if bracketed and not _within(rate, [min(rates) / RISE, max(rates) * RISE]):
             closest = min(near, key=lambda one: abs(one - step))
             breaks.append(RateBreak("disagree", step, rate, logged[closest], closest, "log"))
     return breaks
 
 
-def _against_schedule(
+def schedule_breaks(
     checkpoints: Sequence[Checkpoint], steps: Sequence[float | None], saved: Sequence[float | None]
 ) -> list[RateBreak]:
     """Checkpoints whose rate is not what the schedule saved with the one before says of their step."""
@@ -142,15 +143,14 @@ def _against_schedule(
         told = saved_schedule(checkpoints[index - 1 : index]) if step is not None and rate is not None else None
         if told is None or told.schedule is None or not told.peak or step is None or rate is None or start is None:
             continue
-        around = [
-            told.schedule.rate_factor(step + shift * told.schedule.every) * told.peak for shift in (-1.0, 0.0, 1.0)
-        ]
-        if not (1.0 - SAME) * min(around) <= rate <= (1.0 + SAME) * max(around):
-            breaks.append(RateBreak("schedule", step, rate, around[1], start, "scheduler"))
+        own, now = (_near(told.schedule, place, told.peak) for place in (start, step))
+        held = saved[index - 1]
+        if held is not None and _within(held, own) and not _within(rate, now):
+            breaks.append(RateBreak("schedule", step, rate, now[1], start, "scheduler"))
     return breaks
 
 
-def _rises(steps: Sequence[float | None], saved: Sequence[float | None], logged: dict[float, float]) -> list[RateBreak]:
+def rises(steps: Sequence[float | None], saved: Sequence[float | None], logged: dict[float, float]) -> list[RateBreak]:
     """The first place where the rate rises after it had fallen, or jumps up from a constant."""
     points = dict(logged)
     points |= {step: rate for step, rate in zip(steps, saved, strict=True) if step is not None and rate is not None}
@@ -170,7 +170,7 @@ def _rises(steps: Sequence[float | None], saved: Sequence[float | None], logged:
     return []
 
 
-def _against_folder(checkpoint: Checkpoint, step: float | None, rates: Sequence[float]) -> list[RateBreak]:
+def folder_breaks(checkpoint: Checkpoint, step: float | None, rates: Sequence[float]) -> list[RateBreak]:
     """The rate that the name of the run's folder has, where no source has it."""
     path = (checkpoint.weights or checkpoint.path).absolute()
     for name in [path.stem, *(folder.name for folder in list(path.parents)[:FOLDERS])]:
@@ -181,6 +181,17 @@ def _against_folder(checkpoint: Checkpoint, step: float | None, rates: Sequence[
                 return [RateBreak("disagree", at, max(rates), told, at, "folder")]
             break
     return []
+
+
+def _near(schedule: Schedule, step: float, peak: float) -> tuple[float, float, float]:
+    """The rates just before a step, at it and just after: files are written before or after a scheduler's step."""
+    before, at, after = (schedule.rate_factor(step + shift * schedule.every) * peak for shift in (-1.0, 0.0, 1.0))
+    return before, at, after
+
+
+def _within(rate: float, others: Sequence[float]) -> bool:
+    """Whether a rate is between others, or the same as one of them."""
+    return (1.0 - SAME) * min(others) <= rate <= (1.0 + SAME) * max(others)
 
 
 def _same(rate: float, other: float) -> bool:

@@ -20,9 +20,7 @@ from fromage_cli.optimizers.settings import MANY_STEPS, Optimizer, corrects_bias
 from fromage_cli.theory.moment_bounds import moment_bound, step_bound
 
 NO_BOUND = Missing(Why.NO_FORMULA, "no bound holds for this optimizer's state")
-FORGOTTEN = Missing(
-    Why.NO_FORMULA, "the steps between are so many that less than a millionth of the earlier moments is left"
-)
+FORGOTTEN = Missing(Why.NO_FORMULA, "too many steps lie between the files, so that less than a millionth of v is left")
 NOT_CONTINUED = Missing(Why.NO_FORMULA, "the optimizer's count of updates does not go on")
 RATES_UNKNOWN = Missing(Why.LEARNING_RATE_UNKNOWN, "the learning rate is not known")
 SKIPPED = 0.02

@@ -19,6 +19,16 @@ SOURCES = {
     "checkpoint": "the checkpoint before",
 }
 
+WHICH = "Check which of them trains: loading an optimizer's state overwrites the rate of the configuration."
+FOLDER: tuple[str, Severity, str] = ("rates-disagree", "info", WHICH)
+BREAKS: dict[str, tuple[str, Severity, str]] = {
+    "rises": ("rate-rises-again", "warn", "The schedule was started anew. Load the scheduler's state at the resume."),
+    "jumps": ("rate-jumps", "warn", "Check the rate of the resume, and that it loaded the scheduler's state."),
+    "schedule": ("rate-not-continued", "warn", "Load the scheduler's state at the resume, or check the new schedule."),
+    "disagree": ("rates-disagree", "warn", WHICH),
+}
+"""Code, severity and what to do, by kind of break."""
+
 
 def not_continued(found: Continuation, layers: int) -> Iterator[Finding]:
     """The findings of one checkpoint against the one before; `layers`: how many were compared."""
@@ -51,28 +61,31 @@ def not_continued(found: Continuation, layers: int) -> Iterator[Finding]:
     yield from _beyond(
         found.second_moments,
         "moments-not-continued",
+        "warn",
         f"of the second moments are smaller than what is left of those in {first}",
         RESUME,
     )
     yield from _beyond(
         found.first_moments,
         "moments-not-continued",
+        "warn",
         f"of the first moments do not follow from those in {first}",
         RESUME,
     )
-    if found.rates_told or not known(found.weights):
+    if found.rates_told:
         yield from _beyond(
             found.weights,
             "weights-not-continued",
+            "warn",
             f"of the weights are further from those in {first} than the optimizer can move them",
             "Check that both checkpoints are of one run, and that nothing else changed the weights.",
         )
-    elif (weights := known(found.weights)) is not None and weights.entries:
-        yield about_names(
+    else:
+        yield from _beyond(
+            found.weights,
             "weights-not-continued",
             "info",
-            weights.names,
-            f"{entries(weights.entries)} of the weights moved further since {first} than the saved rates allow",
+            f"of the weights are further from those in {first} than the saved rates can move them",
             "No schedule tells the rates between. Unless they were higher, something else changed the weights.",
         )
     if found.frozen:
@@ -88,11 +101,11 @@ def not_continued(found: Continuation, layers: int) -> Iterator[Finding]:
         yield layers_unchanged(rest, layers, 2)
 
 
-def _beyond(broken: Broken | Missing, code: str, words: str, hint: str) -> Iterator[Finding]:
-    """A warning where entries are beyond a bound."""
+def _beyond(broken: Broken | Missing, code: str, severity: Severity, words: str, hint: str) -> Iterator[Finding]:
+    """A finding where entries are beyond a bound."""
     found = known(broken)
     if found is not None and found.entries:
-        yield about_names(code, "warn", found.names, f"{entries(found.entries)} {words}", hint, limit=0.0)
+        yield about_names(code, severity, found.names, f"{entries(found.entries)} {words}", hint, limit=0.0)
 
 
 def short_name(place: str) -> str:
@@ -103,24 +116,12 @@ def short_name(place: str) -> str:
 
 def rate_finding(found: RateBreak) -> Finding:
     """One place where the rate does not go on."""
-    rate, expected = number(found.rate), number(found.expected)
-    at, before = f"at step {found.step:g}", f"at step {found.before:g}"
-    match found.kind:
-        case "rises":
-            code, words = "rate-rises-again", f"the learning rate had fallen to {expected} {before}, and is {rate} {at}"
-            hint = "The schedule was started anew. Load the scheduler's state at the resume."
-        case "jumps":
-            code, words = (
-                "rate-jumps",
-                f"the learning rate was {expected} until step {found.before:g}, and is {rate} {at}",
-            )
-            hint = "Check the configuration of the resume, and that it loaded the scheduler's state."
-        case "schedule":
-            code, words = "rate-not-continued", f"the learning rate {at} is {rate}, where the schedule gives {expected}"
-            hint = "Load the scheduler's state at the resume, or check the settings of the new schedule."
-        case "disagree":
-            code = "rates-disagree"
-            words = f"the optimizer's learning rate {at} is {rate}, and {SOURCES[found.source]} says {expected}"
-            hint = "Check which of them trains: loading an optimizer's state overwrites the rate of the configuration."
-    severity: Severity = "info" if found.source == "folder" else "warn"
-    return Finding(code, severity, words, value=found.rate, limit=found.expected, hint=hint)
+    rate, expected, at = number(found.rate), number(found.expected), f"at step {found.step:g}"
+    words = {
+        "rises": f"the learning rate had fallen to {expected} at step {found.before:g}, and is {rate} {at}",
+        "jumps": f"the learning rate was {expected} up to step {found.before:g}, and is {rate} {at}",
+        "schedule": f"the learning rate {at} is {rate}, where the schedule gives {expected}",
+        "disagree": f"the optimizer's learning rate {at} is {rate}, and {SOURCES[found.source]} says {expected}",
+    }
+    code, severity, hint = FOLDER if found.source == "folder" else BREAKS[found.kind]
+    return Finding(code, severity, words[found.kind], value=found.rate, limit=found.expected, hint=hint)

@@ -22,6 +22,8 @@ FEW_STEPS = 300.0
 """Steps of decay's clock below which the run forgets its weights within a short time."""
 HARDLY = 0.95
 """Share of the initial weights from which on decay has hardly acted."""
+SKIPPED = 0.02
+"""Share of the steps that a scaler of float16 gradients may skip: the optimizer then counts fewer."""
 DAMAGED = "Load another checkpoint, or start the optimizer anew with a warm-up: these moments would misdirect steps."
 
 
@@ -30,7 +32,8 @@ def judge(result: StateResult) -> tuple[Finding, ...]:
     never = [never_updated(result.never_updated)] if result.never_updated else []
     broken = (finding for one in result.continuity for finding in not_continued(one, len(result.layers)))
     rates = map(rate_finding, result.rate_breaks)
-    grave = (*_impossible(result), *broken, *rates, *_rounding(result), *_sizes(result))
+    own = (*_impossible(result), *_count(result))
+    grave = (*own, *broken, *rates, *_copies(result), *_rounding(result), *_sizes(result))
     return (*grave, *_small_moments(result), *_decay(result), *never)
 
 
@@ -78,6 +81,57 @@ def _impossible(result: StateResult) -> Iterator[Finding]:
             result.steps_differ,
             f"{counted(len(result.steps_differ), 'tensor')} counted another number of updates than {number(usual)}",
             "Check that the whole state was loaded. A group that was reset takes larger first steps: warm it up.",
+        )
+
+
+def _count(result: StateResult) -> Iterator[Finding]:
+    """A state that counts other updates than the file's step."""
+    step, updates = known(result.step), known(result.state_step)
+    before = any(one.restarted or one.counts_differ for one in result.continuity)  # which says more
+    if step is not None and updates is not None and not before and not counts_agree(step, updates):
+        yield Finding(
+            "update-count-not-the-files",
+            "warn",
+            f"the optimizer counts {number(updates)} updates, and the file says step {number(step)}",
+            value=float(updates),
+            limit=float(step),
+            hint="The state is from another step, or the optimizer was started anew. "
+            "Take the state that was saved at this step; without one, resume with a warm-up.",
+        )
+
+
+def counts_agree(step: int, updates: int) -> bool:
+    """Whether a training step goes with so many updates: nearly equal, a few skipped, or one so many of the other.
+
+    Steps may be batches of which several make an update, or epochs of several updates.
+    """
+    fewer, more = sorted((step, updates))
+    return more - fewer <= 1 or (1.0 - SKIPPED) * step <= updates <= step or (fewer > 0 and more % fewer == 0)
+
+
+def _copies(result: StateResult) -> Iterator[Finding]:
+    """Master copies that are not those of the weights, or that were rounded themselves."""
+    differ = {one.name: count for one in result.layers if (count := known(one.master_differs))}
+    if differ:
+        yield about_names(
+            "master-differs",
+            "warn",
+            list(differ),
+            f"{entries(sum(differ.values()))} of the 16-bit weights are not the rounded master copy, "
+            f"in {counted(len(differ), 'tensor')}",
+            "Weights and state are from different steps, or the weights were changed since. "
+            "Round the weights from the master copy again, or start the optimizer anew.",
+            limit=0.0,
+        )
+    if widened := {one.name: one.rounded_to for one in result.layers if one.rounded_to is not None}:
+        dtype = next(iter(widened.values()))
+        yield about_names(
+            "master-rebuilt",
+            "warn",
+            list(widened),
+            f"the float32 weights of {counted(len(widened), 'tensor')} hold only {dtype} values",
+            "They were rebuilt from a rounded copy, and small updates are lost at every such resume. "
+            "Save and load the float32 weights themselves.",
         )
 
 
@@ -196,6 +250,7 @@ def _decay(result: StateResult) -> Iterator[Finding]:
 
 def unknown_updates(result: StateResult) -> str | None:
     """Why no layer's update is known; None where one is."""
-    reasons = [one.update_rms for one in result.layers]
+    reasons = [one.relative_update for one in result.layers]
     words = [one.words for one in reasons if isinstance(one, Missing)]
-    return words[0] if words and len(words) == len(reasons) else None
+    known_sizes = any(known(one.update_rms) is not None for one in result.layers)
+    return words[0] if words and len(words) == len(reasons) and not known_sizes else None

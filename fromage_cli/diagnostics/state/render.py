@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from fromage_cli.counting import counted
 from fromage_cli.diagnostics.state.findings import unknown_updates
 from fromage_cli.diagnostics.state.result import Continuation, GroupState, LayerState, StateResult
 from fromage_cli.findings import Finding, gravest_remedy
@@ -39,6 +38,8 @@ def verdict(result: StateResult, findings: Sequence[Finding]) -> str:
         return f"Warning: {place}{grave[0].message}."
     if (why := unknown_updates(result)) is not None:
         return f"No update is known: {why}."
+    if all(layer.moments_dtype is None for layer in result.layers):
+        return "No warning: the optimizer keeps no moments that could be damaged."
     if all(known(layer.violations) is None for layer in result.layers):
         return "No warning. Whether the momentum is sound cannot be told, for no bound holds for it."
     return "No warning: every moment is one that gradients can make."
@@ -76,6 +77,8 @@ def _facts(result: StateResult) -> list[Fact]:
     noise = known(totals.noise_rms)
     beside = "" if noise is None else f"; {number(noise)} if gradients were noise alone"
     found.append(Fact("RMS of the update", number(known(totals.update_rms)), f"before the learning rate{beside}"))
+    if masters := sum(layer.master for layer in result.layers):
+        found.append(Fact("Master copies", number(masters), "tensors have one in float32; steps are measured on it"))
     lost = known(totals.lost)
     if lost is not None:
         half = known(lost.half_rate)
@@ -89,7 +92,7 @@ def _facts(result: StateResult) -> list[Fact]:
             )
         )
     if result.continuity:
-        found.append(Fact("Continued", *continued(result.continuity)))
+        found.append(Fact("Continuity", *continued(result.continuity)))
     for place, group in enumerate(result.groups):
         clock = known(group.timescale)
         if clock is not None:
@@ -102,23 +105,14 @@ def _facts(result: StateResult) -> list[Fact]:
 
 
 def continued(continuity: Sequence[Continuation]) -> tuple[str, str]:
-    """How many checkpoints follow from the one before, and what could not be told."""
-    tested = [one for one in continuity if known(one.first_moments) is not None]
-    broken = sum(_is_broken(one) for one in continuity)
-    if broken:
-        return f"{broken} not", f"of {counted(len(continuity), 'checkpoint')} follow from the one before"
-    if len(tested) == len(continuity):
-        return f"{len(tested)} of {len(continuity)}", "follow from the checkpoint before"
-    untested = next(one.first_moments for one in continuity if isinstance(one.first_moments, Missing))
-    return f"{len(tested)} of {len(continuity)}", f"could be tested; {untested.words}"
-
-
-def _is_broken(one: Continuation) -> bool:
-    """Whether it does not follow from the checkpoint before."""
-    counts = [broken.entries for value in (one.second_moments, one.first_moments) if (broken := known(value))]
-    moved = known(one.weights)
-    far = one.rates_told and moved is not None and moved.entries > 0
-    return one.restarted or one.counts_differ or bool(one.stale) or any(counts) or far
+    """How many checkpoints follow from the one before, and why some could not be tested."""
+    broken = sum(one.broken for one in continuity)
+    untested = [one.first_moments for one in continuity if isinstance(one.first_moments, Missing)]
+    right = len(continuity) - broken - (0 if broken else len(untested))
+    why = f"; of the rest, {untested[0].words}" if untested and not broken and right else ""
+    if untested and not right and not broken:
+        return "–", f"cannot be tested: {untested[0].words}"
+    return f"{right} of {len(continuity)}", f"checkpoints follow from the one before{why}"
 
 
 def _layers(result: StateResult, rows: Sequence[LayerState], style: PageStyle) -> RenderableType:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from fromage_cli.checkpoints.runs.rate_history import RateBreak
 from fromage_cli.diagnostics.state.sums import Moments, Sums
-from fromage_cli.missing import Missing
+from fromage_cli.missing import Missing, known
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,12 @@ class LayerState:
     decay_share: float | Missing
     """eta lambda ||W|| over itself and ||eta u||, of decoupled decay."""
     lost: Lost | Missing
+    master: bool
+    """Whether the weights have a float32 copy in the state, on which size and step are measured."""
+    master_differs: int | Missing
+    """Entries of the 16-bit weights that are not the rounded copy."""
+    rounded_to: str | None
+    """The 16-bit dtype whose values are all that float32 weights, or their copy, hold; None: they hold more digits."""
     violations: Violations | Missing
     epsilon: Epsilon | Missing
     dead_rows: int | Missing
@@ -167,6 +173,13 @@ class Continuation:
     """Those of them whose moments changed, and whose step is not too small for the dtype."""
     stale: tuple[str, ...]
     """Tensors that moved while their moments stayed the same."""
+
+    @property
+    def broken(self) -> bool:
+        """Whether it does not follow from the one before; weights count where the rates between are told."""
+        bounds = (self.second_moments, self.first_moments, *([self.weights] if self.rates_told else []))
+        beyond = any(found.entries for bound in bounds if (found := known(bound)) is not None)
+        return self.restarted or self.counts_differ or bool(self.stale) or beyond
 
 
 @dataclass(frozen=True)

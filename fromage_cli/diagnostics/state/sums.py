@@ -31,6 +31,8 @@ class Moments:
     steps: float
     dtype: str
     """As they are stored."""
+    corrected: bool = True
+    """Whether they are corrected for their start at 0."""
 
     @property
     def corrections(self) -> tuple[float, float]:
@@ -60,8 +62,12 @@ class Sums:
     entries: int = 0
     squares: float = 0.0
     """Of the weights."""
+    updates: int = 0
+    """Entries of u, where moments made one."""
     update_squares: float = 0.0
     """Of u."""
+    products: float = 0.0
+    """Of w and u."""
     beyond: int = 0
     """Entries whose m is beyond its bound."""
     negative: int = 0
@@ -102,14 +108,15 @@ class Summation:
 
         first, second = arrays["exp_avg"], arrays["exp_avg_sq"]
         divided = arrays.get("max_exp_avg_sq", second)
-        found = self.weights(arrays["weight"])
+        weight = arrays["weight"]
+        found = self.weights(weight)
         finite = numpy.isfinite(first) & numpy.isfinite(second)
         negative = int(numpy.count_nonzero(second < 0.0))
         not_finite = finite.size - int(numpy.count_nonzero(finite))
         if negative or not_finite:
             sound = finite & (second >= 0.0)
-            first, second, divided = first[sound], second[sound], divided[sound]
-        by_first, by_second = moments.corrections
+            first, second, divided, weight = first[sound], second[sound], divided[sound], weight[sound]
+        by_first, by_second = moments.corrections if moments.corrected else (1.0, 1.0)
         slope, times, more = moments.bound
         limit = numpy.sqrt(times * second + more)
         limit *= slope if math.isfinite(slope) else 3e38
@@ -121,7 +128,9 @@ class Summation:
         below = root < moments.eps
         return replace(
             found,
+            updates=update.size,
             update_squares=self.workspace.norm(update) ** 2,
+            products=float(numpy.einsum("i,i", weight, update, dtype=numpy.float64)),
             beyond=int(numpy.count_nonzero(numpy.abs(first) > limit)),
             negative=negative,
             not_finite=not_finite,
@@ -133,16 +142,16 @@ class Summation:
             factors=float((root / denominator).sum(dtype=numpy.float64)) if moments.eps else float(root.size),
         )
 
-    def update(self, weight: NDArray[Any], update: NDArray[Any]) -> Sums:
-        """Of weights and of an update that is made already."""
+    def memory(self, arrays: Mapping[str, NDArray[Any]], update: NDArray[Any] | None) -> Sums:
+        """Of weights, an update that is made already, and other memory than Adam's; None: no update is made."""
         import numpy
 
-        return replace(
-            self.weights(weight),
-            update_squares=self.workspace.norm(update) ** 2,
-            not_finite=update.size - int(numpy.count_nonzero(numpy.isfinite(update))),
-            first_moments=int(numpy.count_nonzero(update)),
-        )
+        weight = arrays["weight"]
+        kept = [array for name, array in arrays.items() if name != "weight"]
+        found = replace(self.weights(weight), not_finite=sum(one.size - int(numpy.isfinite(one).sum()) for one in kept))
+        if update is None:
+            return found
+        return replace(found, updates=update.size, update_squares=self.workspace.norm(update) ** 2)
 
 
 @dataclass(frozen=True)

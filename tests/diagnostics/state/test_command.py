@@ -33,8 +33,12 @@ def test_what_a_script_reads(run: Run) -> None:
     assert result["totals"]["relative_update"] == pytest.approx(0.00494, rel=0.01)
 
 
-def test_of_several_the_last_is_read_and_it_is_said(run: Run) -> None:
-    assert "The last of 3 checkpoints is read" in run(*sorted((SAMPLES / "char-gpt").glob("*.pt")))[2]
+def test_of_several_each_is_held_against_the_one_before(run: Run) -> None:
+    _, out, _ = run(*sorted((SAMPLES / "char-gpt").glob("*.pt")), "--json")
+    result = json.loads(out)["result"]
+    assert [one["steps"] for one in result["continuity"]] == [300, 460]
+    assert "too many steps" in result["continuity"][0]["missing"]["first_moments"]["reason"]
+    assert result["rate_breaks"] == []
 
 
 def test_weights_alone_are_refused_in_a_sentence(run: Run, tmp_path: Path) -> None:

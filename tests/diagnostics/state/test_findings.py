@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from fromage_cli.diagnostics.state.findings import APART, judge
+from fromage_cli.diagnostics.state.findings import APART, counts_agree, judge
 from fromage_cli.diagnostics.state.result import Lost, StateResult, Violations
 from fromage_cli.missing import Missing, Why
 
@@ -36,6 +36,18 @@ def test_counts_of_updates(make_state: Make) -> None:
     assert found(result)["update-counts-differ"].message.startswith(
         "1 tensor counted another number of updates than 40"
     )
+
+
+def test_the_count_of_updates_beside_the_files_step(make_state: Make) -> None:
+    for step, updates in ((40, 40), (40, 41), (41, 40), (1000, 980), (8000, 1000), (10, 470), (0, 1), (0, 0)):
+        assert counts_agree(step, updates)
+    for step, updates in ((1000, 979), (1000, 1002), (1000, 0), (0, 2), (470, 300)):
+        assert not counts_agree(step, updates)
+    one = found(replace(make_state(), step=3001))["update-count-not-the-files"]
+    assert (one.severity, one.value, one.limit) == ("warn", 40.0, 3001.0)
+    assert one.message == "the optimizer counts 40 updates, and the file says step 3001"
+    for unknown in ({"step": NONE}, {"state_step": NONE}):
+        assert judge(replace(make_state(), **{"step": 3001, **unknown})) == ()
 
 
 def test_lost_updates(make_state: Make) -> None:

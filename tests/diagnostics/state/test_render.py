@@ -9,7 +9,7 @@ import pytest
 
 from fromage_cli.diagnostics.state.findings import judge
 from fromage_cli.diagnostics.state.render import advise, header, headline, outstanding_first, render
-from fromage_cli.diagnostics.state.result import Lost, StateResult, Violations
+from fromage_cli.diagnostics.state.result import Broken, Continuation, Lost, StateResult, Violations
 from fromage_cli.missing import Missing, Why
 from tests.diagnostics.pages import compare, drawn
 
@@ -37,11 +37,34 @@ def test_the_verdict(make_state: Make) -> None:
     assert page(make_state()).startswith("No warning: every moment")
     untested = tuple(replace(one, violations=NONE) for one in make_state().layers)
     assert page(replace(make_state(), layers=untested)).startswith("No warning. Whether the momentum is sound")
+    none = tuple(replace(one, violations=NONE, moments_dtype=None) for one in make_state().layers)
+    assert page(replace(make_state(), layers=none)).startswith("No warning: the optimizer keeps no moments")
     unknown = Missing(Why.NO_STATE, "the optimizer's state holds no moments of it")
     layers = tuple(replace(one, update_rms=unknown, relative_update=unknown) for one in make_state().layers)
     assert "No update is known: the optimizer's state holds no moments of it." in page(
         replace(make_state(), layers=layers)
     )
+
+
+def test_whether_checkpoints_follow(make_state: Make) -> None:
+    forgotten = Missing(Why.NO_FORMULA, "too many steps lie between the files")
+    right = Continuation(
+        *("a/step-10.pt", "a/step-40.pt", 30, 30.0),
+        **{"restarted": False, "counts_differ": False, "remembered": 0.97, "rates_told": True},
+        **{"second_moments": Broken(0, ()), "first_moments": Broken(0, ()), "weights": Broken(0, ())},
+        **{"unchanged": (), "frozen": (), "stale": ()},
+    )
+    wrong = replace(right, first_moments=Broken(12, ("block.1.weight",)))
+    untested = replace(right, first_moments=forgotten, second_moments=forgotten)
+    for continuity, words in (
+        ((right, right), "2 of 2 checkpoints follow from the one before"),
+        ((right, wrong), "1 of 2 checkpoints follow from the one before"),
+        ((right, untested), "1 of 2 checkpoints follow from the one before; of the rest, too many steps"),
+        ((untested,), "cannot be tested: too many steps lie between the files"),
+    ):
+        assert words in " ".join(page(replace(make_state(), continuity=continuity), 160).split())
+    broken = page(replace(make_state(), continuity=(right, wrong)), 160)
+    assert broken.startswith("Warning: 12 entries of the first moments do not follow from those in step-10.pt")
 
 
 def test_offenders_come_first_and_matrices_before_vectors(make_state: Make) -> None:
