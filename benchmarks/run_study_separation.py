@@ -21,6 +21,7 @@ FACTS = {
     "update-count-not-the-files": "warn",
     "master-differs": "warn",
     "master-rebuilt": "warn",
+    "replicas-differ": "info, warn",
     "updates-lost": "warn",
     "decay-lost": "warn",
     "layer-does-not-move": "warn",

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from fromage_cli.checkpoints.names.naming import nearest
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState
 from fromage_cli.checkpoints.pickles.unpickling import PickledName
 from fromage_cli.checkpoints.storage.files import FileVersion
-from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
+from fromage_cli.checkpoints.storage.sources import Source
+from fromage_cli.checkpoints.storage.stored_tensor import Storage, StoredTensor, WholeTensor, contiguous_strides
 from fromage_cli.errors import InputError
 
 if TYPE_CHECKING:
@@ -61,6 +62,41 @@ class Span:
         if self.verify is not None:
             self.verify()
 
+    def tensor(self, dtype: str, shape: tuple[int, ...]) -> StoredTensor:
+        """Return what lies there as a tensor that can be read a part at a time."""
+        source = Source(self.version.path, self.end - self.begin, self.version, self.begin)
+        storage = Storage("", dtype, source.size, source.read_into, verify=self.check)
+        return StoredTensor(dtype, shape, contiguous_strides(shape), 0, storage)
+
+
+def stored_in(entry: TensorEntry, span: Span | None, read: Callable[[], torch.Tensor]) -> StoredTensor:
+    """Return a tensor as a place in its file, or as one to read whole where it has no span."""
+    if span is not None:
+        return span.tensor(entry.dtype, entry.shape)
+    return WholeTensor(entry.dtype, entry.shape, make=read)
+
+
+@dataclass(frozen=True)
+class Copy:
+    """One place where the content of a tensor lies."""
+
+    tensor: StoredTensor
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Replica:
+    """What a checkpoint stores more than once, and should be the same everywhere."""
+
+    name: str
+    copies: tuple[Copy, ...]  # the first is the one that is read
+    kind: Literal["tensor", "buffer", "setting"] = "tensor"  # what is trained, what is not, a number of the optimizer's
+
+    @property
+    def elements(self) -> int:
+        """Return the number of elements to compare, over all further copies."""
+        return sum(copy.tensor.numel() for copy in self.copies[1:])
+
 
 @dataclass(frozen=True)
 class Contents:
@@ -78,6 +114,11 @@ class Contents:
     spans: Mapping[str, Span] = field(default_factory=dict)  # where the format keeps elements as they are
     names: tuple[PickledName, ...] = ()  # classes and functions that pickles in it name
     describe_rest: Callable[[], Mapping[str, object]] | None = None  # what else there is; None: the metadata alone
+    find_replicas: Callable[[], tuple[Replica, ...]] = tuple
+
+    def stored(self, name: str) -> StoredTensor:
+        """Return a tensor as a place in its file; it is read in parts where its elements lie there as they are."""
+        return stored_in(self.entries[name], self.spans.get(name), partial(self.read, name))
 
 
 @dataclass(frozen=True)
@@ -101,6 +142,7 @@ class Checkpoint:
     names: tuple[PickledName, ...] = field(default=(), repr=False)  # classes and functions that pickles in it name
 
     describe_rest: Callable[[], Mapping[str, object]] = field(default=dict, repr=False, compare=False)
+    find_replicas: Callable[[], tuple[Replica, ...]] = field(default=tuple, repr=False, compare=False)
     picked: tuple[str, ...] = ()  # which of a directory's steps it is, in a sentence
     url: str | None = None  # where it really is, if not on a local disk; `path` is then a temporary copy
 
@@ -121,6 +163,15 @@ class Checkpoint:
     def also_holds(self) -> Mapping[str, object]:
         """Return what it holds beside weights and optimizer, by name in JSON's own types, within bounds."""
         return self.describe_rest()
+
+    def stored(self, name: str) -> StoredTensor:
+        """Return a tensor as a place in its file; it is read in parts where its elements lie there as they are."""
+        return stored_in(self.entries[name], self.spans.get(name), partial(self.tensor, name))
+
+    @cached_property
+    def replicas(self) -> tuple[Replica, ...]:
+        """Return what it stores more than once; none of it is read. Raises InputError where a file cannot be opened."""
+        return self.find_replicas()
 
     @cached_property
     def optimizer(self) -> OptimizerState | None:

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fromage_cli.checkpoints.checkpoint import Checkpoint, Contents
+from fromage_cli.checkpoints.checkpoint import Checkpoint, Contents, Replica
 from fromage_cli.checkpoints.finding.directory import latest_in, own_weights
 from fromage_cli.checkpoints.finding.mirror import Mirror
+from fromage_cli.checkpoints.finding.parallel_ranks import in_other_ranks
 from fromage_cli.checkpoints.finding.series import highest_step
 from fromage_cli.checkpoints.finding.trainer_files import (
     OPTIMIZER_FILES,
@@ -112,7 +113,7 @@ def _open_remote(url: str, choice: Choice, optimizer_state: str | Path | None) -
         def read(name: str) -> torch.Tensor:
             return mirror.tensor(*places[name]) if name in places else contents.read(name)
 
-        return replace(contents, read=read, spans={})
+        return replace(contents, read=read, spans={}, find_replicas=tuple)
 
     try:
         found = _open_local(mirror.weights(), choice, optimizer_state, through_mirror)
@@ -170,6 +171,10 @@ def _open_local(
         held = contents.describe_rest() if contents.describe_rest is not None else described(contents.metadata)
         return {**held, **settings_beside(weights)}
 
+    def replicas() -> tuple[Replica, ...]:
+        found = (*contents.find_replicas(), *in_other_ranks(weights, contents))
+        return tuple(replace(one, name=shorter.get(one.name, one.name)) for one in found)
+
     return Checkpoint(
         path=given,
         format=contents.format,
@@ -188,6 +193,7 @@ def _open_local(
         spans={shorter[stored]: span for stored, span in contents.spans.items()},
         read_optimizer=optimizer,
         describe_rest=rest,
+        find_replicas=replicas,
     )
 
 

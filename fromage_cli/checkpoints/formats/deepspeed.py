@@ -17,6 +17,7 @@ from typing import Any
 from fromage_cli.checkpoints.checkpoint import Contents, entries_of
 from fromage_cli.checkpoints.formats.flat_tensor import FlatTensor, FlatVector, is_vector
 from fromage_cli.checkpoints.formats.zero_files import MASTER_3, ZeroFiles, read_files
+from fromage_cli.checkpoints.formats.zero_replicas import zero_replicas
 from fromage_cli.checkpoints.names.naming import brief
 from fromage_cli.checkpoints.names.steps import step_in_metadata
 from fromage_cli.checkpoints.nested.remainder import described
@@ -41,7 +42,8 @@ def read_deepspeed(path: Path) -> Contents:
 
     Raises InputError where ranks are missing or the parts do not add up, and for tensor- and pipeline-parallel shards.
     """
-    zero = _Zero(read_files(path))
+    files = read_files(path)
+    zero = _Zero(files)
     tensors, tied = zero.tensors()
     module = zero.model.get("module")
     in_order = [str(name) for name in module if str(name) in tensors] if isinstance(module, Mapping) else []
@@ -56,6 +58,7 @@ def read_deepspeed(path: Path) -> Contents:
         tied=tied,
         read_optimizer=zero.optimizer,
         describe_rest=lambda: described({str(name): held for name, held in zero.model.items() if name not in LAYOUT}),
+        find_replicas=lambda: zero_replicas(files, tensors, tied),
     )
 
 
@@ -100,8 +103,7 @@ class _Zero:
 
     def optimizer(self) -> OptimizerState | None:
         """Return the optimizer's state, each slot put together as the weights are; None where it is not there."""
-        kept = "optimizer_state_dict" if self.stage == 3 else "base_optimizer_state"
-        bases = [base for state in self.states if isinstance(base := state.get(kept), Mapping)]
+        bases = self._files.optimizers
         if len(bases) < self.ranks or not all(isinstance(base.get(STATE), Mapping) for base in bases):
             return None
         groups = bases[0].get(GROUPS)

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fromage_cli.checkpoints.checkpoint import Contents, entries_of
+from fromage_cli.checkpoints.checkpoint import Contents, Copy, Replica, Span, entries_of
 from fromage_cli.checkpoints.formats.pieces import Box, PiecedTensor
 from fromage_cli.checkpoints.formats.safetensors_file import invalid, read_header, read_tensor
 from fromage_cli.checkpoints.names.library_files import SHARD_OF_RANK
@@ -35,6 +35,7 @@ def read_ranks(path: Path) -> Contents:
     """
     files = files_of_ranks(path)
     tensors: dict[str, PiecedTensor] = {}
+    places: dict[tuple[str, Box], list[Span]] = {}
     for header in map(read_header, files):
         file = header.version.path
         try:
@@ -51,13 +52,23 @@ def read_ranks(path: Path) -> Contents:
             whole = tensors.setdefault(name, PiecedTensor(entry.dtype, ends, name=f"{name!r} in {quoted(path.parent)}"))
             if whole.dtype != entry.dtype or len(whole.shape) != len(ends):
                 raise invalid(file, f"tensor {name!r} is of another kind in another rank's file")
-            whole.boxes = (*whole.boxes, box)
+            spans = places.setdefault((name, box), [])
+            spans.append(Span(header.version, *header.spans[name]))
+            whole.boxes = whole.boxes if len(spans) > 1 else (*whole.boxes, box)
             whole.shape = tuple(map(max, whole.shape, ends))  # it is as large as its pieces reach
     return Contents(
         format="safetensors-distributed",
         entries=entries_of({name: tensor.check() for name, tensor in tensors.items()}),
         read=lambda name: tensors[name].read(),
         notes=(f"Put together from {counted(len(files), 'file')}. How many there were at the save is not recorded.",),
+        find_replicas=lambda: tuple(
+            Replica(
+                name,
+                tuple(Copy(span.tensor(tensors[name].dtype, box.sizes), (span.version.path,)) for span in spans),
+            )
+            for (name, box), spans in places.items()
+            if len(spans) > 1
+        ),
     )
 
 

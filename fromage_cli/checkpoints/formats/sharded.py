@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fromage_cli.checkpoints.checkpoint import Contents
+from fromage_cli.checkpoints.checkpoint import Contents, Copy, Replica
 from fromage_cli.checkpoints.names.library_files import MOST_SHARDS
 from fromage_cli.checkpoints.names.naming import listed
 from fromage_cli.checkpoints.names.steps import step_in_metadata
@@ -64,6 +64,20 @@ def read_sharded(path: Path, read_file: Callable[[Path, Allowance], Contents]) -
         notes=tuple(notes),
         tied=tuple(group for group in tied if len(group) > 1),
         spans={name: shards[file].spans[name] for name, file in index.files.items() if name in shards[file].spans},
+        find_replicas=lambda: in_several_shards(index, shards),
+    )
+
+
+def in_several_shards(index: Index, shards: Mapping[Path, Contents]) -> tuple[Replica, ...]:
+    """Return the tensors that other shards hold beside the one that the index names."""
+    further: dict[str, list[Path]] = {}
+    for shard, contents in shards.items():
+        for name in contents.entries:
+            if index.files.get(name, shard) != shard:
+                further.setdefault(name, []).append(shard)
+    return tuple(
+        Replica(name, tuple(Copy(shards[shard].stored(name), (shard,)) for shard in (index.files[name], *others)))
+        for name, others in further.items()
     )
 
 

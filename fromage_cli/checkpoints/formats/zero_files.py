@@ -35,6 +35,14 @@ class ZeroFiles:
     """Of one rank, in stage 3 of all."""
     states: tuple[Mapping[str, Any], ...]
     """Of all ranks."""
+    model_files: tuple[Path, ...]
+    state_files: tuple[Path, ...]
+
+    @property
+    def optimizers(self) -> list[Mapping[str, Any]]:
+        """Return what each rank saved of the optimizer, of those that did."""
+        kept = "optimizer_state_dict" if self.stage == 3 else "base_optimizer_state"
+        return [saved for state in self.states if isinstance(saved := state.get(kept), Mapping)]
 
     def damaged(self, reason: str) -> InputError:
         """Return the error for files that do not belong together."""
@@ -58,8 +66,9 @@ def read_files(path: Path) -> ZeroFiles:
         held = _dictionary(file, allowance).get("optimizer_state_dict")
         states.append(held if isinstance(held, Mapping) else {})
     stage = 3 if any(MASTER_3 in state for state in states) else 2
-    described = [_dictionary(file, allowance) for file in (models if stage == 3 else models[:1])]
-    found = ZeroFiles(path, stage, tuple(described), tuple(states))
+    describing = models if stage == 3 else models[:1]
+    described = tuple(_dictionary(file, allowance) for file in describing)
+    found = ZeroFiles(path, stage, described, tuple(states), tuple(describing), tuple(parts))
     count = states[0].get("partition_count")  # some versions say it group by group
     counts = [number for number in (count if isinstance(count, list) else [count]) if type(number) is int]
     expected = max(counts, default=0 if isinstance(count, list) else None)

@@ -6,7 +6,7 @@ import math
 import struct
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from fromage_cli.checkpoints.names.naming import brief
@@ -196,6 +196,17 @@ class StoredTensor:
         self.read_part(0, memoryview(stored))
         upper_half = b"\0\0" if self.dtype == "bfloat16" else b""  # of a float32
         return struct.unpack(f"<{code}", upper_half + stored)[0]
+
+
+@dataclass(eq=False)
+class WholeTensor(StoredTensor):
+    """A tensor that its format's reader has to make whole."""
+
+    make: Callable[[], torch.Tensor] = field(kw_only=True)
+
+    def read(self) -> torch.Tensor:
+        """Return what the reader makes."""
+        return self.make()
 
 
 def _turn(stored: NDArray[Any], dtype: str) -> None:

@@ -1,5 +1,7 @@
 """`fromage-diag state`."""
 
+from dataclasses import replace
+
 from fromage_cli.errors import InputError
 from fromage_cli.intake import checkpoint_record, short_place
 from fromage_cli.terminal.answer import Answer, Provenance, records
@@ -17,6 +19,7 @@ def command(ckpt: RunArgument, *, checkpoint: CheckpointOptions, tensors: NameOp
     from fromage_cli.checkpoints.runs.layer_settings import run_settings
     from fromage_cli.checkpoints.runs.rate_history import rate_history
     from fromage_cli.diagnostics.state.continuity import Links
+    from fromage_cli.diagnostics.state.copies import compared, stored_copies
     from fromage_cli.diagnostics.state.findings import judge
     from fromage_cli.diagnostics.state.measure import measure, trained_tensors
     from fromage_cli.diagnostics.state.render import advise, header, headline, render
@@ -34,9 +37,12 @@ def command(ckpt: RunArgument, *, checkpoint: CheckpointOptions, tensors: NameOp
         )
     names = trained_tensors(last, *tensors.globs)
     settings = run_settings(checkpoints, names, Given(), Given())
+    copies, unread = stored_copies(last, *tensors.globs)
     elements = float(sum(last.entries[name].elements for name in names) * len(checkpoints))
-    with progress("reading", elements) as advance:
+    with progress("reading", elements + sum(one.elements for one in copies)) as advance:
         result = measure(Links(checkpoints, names, settings, rate_history(checkpoints)), state, advance)
+        replicas, unreadable = compared(copies, advance)
+    result = replace(result, replicas=replicas)
     findings, record = judge(result), checkpoint_record(last)
     return Answer(
         result=result,
@@ -52,6 +58,6 @@ def command(ckpt: RunArgument, *, checkpoint: CheckpointOptions, tensors: NameOp
         advice=advise(findings),
         checkpoints=tuple(map(checkpoint_record, checkpoints)),
         provenance=Provenance(device="cpu", dtype="float64"),
-        notes=gathered.notes,
+        notes=(*gathered.notes, *unread, *unreadable),
         details=settings.notes,
     )

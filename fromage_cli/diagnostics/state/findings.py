@@ -6,6 +6,7 @@ from statistics import median
 
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.state.discontinuities import not_continued, rate_finding
+from fromage_cli.diagnostics.state.replicas import replica_findings
 from fromage_cli.diagnostics.state.result import LayerState, StateResult
 from fromage_cli.diagnostics.state.words import entries
 from fromage_cli.findings import Finding, about_names, never_updated
@@ -32,7 +33,7 @@ def judge(result: StateResult) -> tuple[Finding, ...]:
     never = [never_updated(result.never_updated)] if result.never_updated else []
     broken = (finding for one in result.continuity for finding in not_continued(one, len(result.layers)))
     rates = map(rate_finding, result.rate_breaks)
-    own = (*_impossible(result), *_count(result))
+    own = (*_impossible(result), *_count(result), *replica_findings(result.replicas))
     grave = (*own, *broken, *rates, *_copies(result), *_rounding(result), *_sizes(result))
     return (*grave, *_small_moments(result), *_decay(result), *never)
 

@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from fromage_cli.diagnostics.state.findings import unknown_updates
+from fromage_cli.diagnostics.state.replicas import replica_facts
 from fromage_cli.diagnostics.state.result import Continuation, GroupState, LayerState, StateResult
 from fromage_cli.findings import Finding, gravest_remedy
 from fromage_cli.missing import Missing, known
@@ -47,7 +48,8 @@ def verdict(result: StateResult, findings: Sequence[Finding]) -> str:
 
 def render(result: StateResult, style: PageStyle, findings: Sequence[Finding]) -> RenderableType:
     """The whole page, without the findings themselves."""
-    page: list[RenderableType] = [prose(verdict(result, findings), style), facts(_facts(result), style), Text("")]
+    told = [*_facts(result), *replica_facts(result.replicas)]
+    page: list[RenderableType] = [prose(verdict(result, findings), style), facts(told, style), Text("")]
     ordered = outstanding_first(result)
     shown = shown_rows(ordered, style)
     page.append(_layers(result, shown, style))

@@ -1,6 +1,7 @@
 """What `state` finds: plain numbers whose field names are the JSON keys."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from fromage_cli.checkpoints.runs.rate_history import RateBreak
 from fromage_cli.diagnostics.state.sums import Moments, Sums
@@ -183,6 +184,22 @@ class Continuation:
 
 
 @dataclass(frozen=True)
+class ReplicaState:
+    """What is stored more than once, and whether its copies agree."""
+
+    name: str
+    kind: Literal["tensor", "buffer", "setting"]
+    """What is trained, what is not, or a number of the optimizer's."""
+    files: tuple[str, ...]
+    """That of the copy that is read, then those of the copies that differ; all where none does."""
+    entries: int
+    differ: int | Missing
+    """Entries in which a copy differs from the one that is read: those of the copy with the most."""
+    largest: float | Missing
+    """The largest |a - b| / max(|a|, |b|) of them."""
+
+
+@dataclass(frozen=True)
 class StateResult:
     """What one optimizer's state says."""
 
@@ -204,3 +221,5 @@ class StateResult:
     """Of each checkpoint but the first."""
     rate_breaks: tuple[RateBreak, ...]
     """Where the learning rate does not go on, or its sources disagree."""
+    replicas: tuple[ReplicaState, ...] = ()
+    """What is stored more than once."""

@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.checkpoints.finding.series import check_complete
+from fromage_cli.checkpoints.reading.replicas import Difference, compare_replicas
 from fromage_cli.errors import InputError
 
 WHOLE = torch.arange(15.0).reshape(5, 3)
@@ -64,3 +65,17 @@ def test_the_consolidated_weights_go_before_their_shards(ranks, tmp_path):
         shutil.copy(ranks / NAME.format(rank), tmp_path / "run" / "sharded")
     save_file({"w": WHOLE}, tmp_path / "run" / "model.safetensors")
     assert open_checkpoint(tmp_path / "run").format == "safetensors"
+
+
+def test_one_piece_in_the_files_of_two_ranks_is_a_replica(ranks):
+    write(ranks, 4, slice(2, 4), [2, 0])
+    checkpoint = open_checkpoint(ranks)
+    assert torch.equal(checkpoint.tensor("w"), WHOLE)
+    (replica,) = checkpoint.replicas
+    assert (replica.name, [copy.files[0].name[:11] for copy in replica.copies]) == ("w", ["shard-00002", "shard-00004"])
+    assert compare_replicas([replica])[0].difference == Difference()
+    metadata = {"DCP_SHARDING_INFO": json.dumps({"w": {"saved_offsets": [2, 0]}})}
+    save_file({"w": WHOLE[2:4] * 4.0}, ranks / NAME.format(4), metadata)
+    (found,) = compare_replicas(open_checkpoint(ranks).replicas)
+    assert found.difference == Difference(6, 0.75)
+    assert torch.equal(open_checkpoint(ranks).tensor("w"), WHOLE)

@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from fromage_cli.checkpoints import open_checkpoint
+from fromage_cli.checkpoints.reading.replicas import Difference, compare_replicas
 from fromage_cli.errors import InputError, UnsafeError, UsageError
 
 FILES = {"a.weight": "model-00001-of-00002.safetensors", "b.weight": "model-00002-of-00002.safetensors"}
@@ -143,3 +144,26 @@ def test_a_shard_that_is_a_directory_or_an_index(index):
 def test_a_key_has_no_meaning(index):
     with pytest.raises(UsageError, match="--key"):
         open_checkpoint(index, "model")
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "torch", "torch-legacy"])
+def test_a_tensor_in_several_shards_is_a_replica(tmp_path, kind):
+    def save(tensors, name):
+        if kind == "safetensors":
+            return save_file(tensors, tmp_path / name)
+        return torch.save(tensors, tmp_path / name, _use_new_zipfile_serialization=kind == "torch")
+
+    once, twice = torch.ones(3), torch.arange(12.0).reshape(4, 3)
+    save({"once": once, "twice": twice}, "a")
+    save({"twice": twice.clone(), "other": once.clone(), "unlisted": once.clone()}, "b")
+    index = write_index(tmp_path, {"once": "a", "twice": "a", "other": "b"})
+    (replica,) = open_checkpoint(index).replicas
+    assert (replica.name, [copy.files[0].name for copy in replica.copies]) == ("twice", ["a", "b"])
+    assert compare_replicas([replica])[0].difference == Difference()
+    changed = twice.clone()
+    changed[2, 1] = 14.0  # for 7
+    save({"twice": changed, "other": once.clone()}, "b")
+    (found,) = compare_replicas(open_checkpoint(index).replicas)
+    assert found.difference == Difference(1, 0.5)
+    save({"twice": torch.ones(2), "other": once.clone()}, "b")
+    assert compare_replicas(open_checkpoint(index).replicas)[0].difference is None

@@ -17,7 +17,13 @@ from fromage_cli.checkpoints.formats import zip_container
 from fromage_cli.checkpoints.formats.zip_container import ZipContainer
 from fromage_cli.checkpoints.reading import chunks
 from fromage_cli.checkpoints.reading.arrays import CHUNK
-from fromage_cli.checkpoints.reading.slots import dtypes_of, over_parts, scalar, shaped_like, shaped_otherwise
+from fromage_cli.checkpoints.reading.slots import (
+    dtypes_of,
+    over_parts,
+    scalar,
+    shaped_like,
+    shaped_otherwise,
+)
 from fromage_cli.checkpoints.storage.stored_tensor import dense, inline
 from fromage_cli.errors import InputError
 from tests.checkpoints.formats.save_zero import save_zero
