@@ -34,10 +34,10 @@ class Fault:
     name: str
     edit: Callable[[Sequence[Saved]], list[str]]
     """Changes the last one, and tells the tensors that it changed; none where it is all of them."""
+    named: tuple[str, ...]
+    """The findings of which one must name it; none where gradients could have made the same."""
     second_moments: bool = False
     """Whether only an optimizer with second moments can have it."""
-    alone: bool = False
-    """Whether the changed checkpoint by itself breaks a law, of an optimizer with second moments."""
     master: bool = False
     """Whether only weights in float32 can have it."""
 
@@ -161,31 +161,33 @@ def weights_swapped(series: Sequence[Saved]) -> list[str]:
     return names
 
 
+IMPOSSIBLE, MOMENTS, WEIGHTS = ("moments-impossible",), ("moments-not-continued",), ("weights-not-continued",)
+STALE = ("moments-not-updated", "updates-and-steps-differ")
 # the exponent of a float32 is in bits 23 to 30: bit 27 makes a factor of 2^16
 FAULTS = [
-    Fault("first moments of two layers swapped", lambda series: swapped(series, 1), second_moments=True, alone=True),
-    Fault("all moments of two layers swapped", lambda series: swapped(series, 2)),
-    Fault("first moments zeroed", lambda series: zeroed(series, 1), second_moments=True, alone=True),
-    Fault("all moments zeroed, steps kept", lambda series: zeroed(series, 2)),
-    Fault("moments of the checkpoint before, with its steps", lambda series: older(series, 1, True)),
-    Fault("moments of the checkpoint before", lambda series: older(series, 1, False)),
-    Fault("moments of two checkpoints before", lambda series: older(series, 2, False)),
-    Fault("entry of v over 65536", lambda series: flip_moment(series, 1, 27, 1), second_moments=True, alone=True),
-    Fault("entry of v times 256", lambda series: flip_moment(series, 1, 26, 0), second_moments=True),
-    Fault("entry of m times 256", lambda series: flip_moment(series, 0, 26, 0), alone=True),
-    Fault("entry of a weight times 2^128", lambda series: flip_weight(series, 30, 0)),
-    Fault("entry of a weight over 65536", lambda series: flip_weight(series, 27, 1)),
-    Fault("steps of one group reset", group_reset, second_moments=True, alone=True),
-    Fault("weights rounded to bfloat16", rounded, master=True),
-    Fault("layer frozen, its moments go on", frozen),
-    Fault("weights of two layers swapped", weights_swapped),
-    Fault("negative v", lambda series: other_entry(series, -1e-12), second_moments=True, alone=True),
-    Fault("NaN in v", lambda series: other_entry(series, math.nan), second_moments=True, alone=True),
+    Fault("first moments of two layers swapped", lambda series: swapped(series, 1), IMPOSSIBLE, second_moments=True),
+    Fault("all moments of two layers swapped", lambda series: swapped(series, 2), MOMENTS),
+    Fault("first moments zeroed", lambda series: zeroed(series, 1), IMPOSSIBLE, second_moments=True),
+    Fault("all moments zeroed, steps kept", lambda series: zeroed(series, 2), MOMENTS),
+    Fault("moments of the checkpoint before, with its steps", lambda series: older(series, 1, True), STALE),
+    Fault("moments of the checkpoint before", lambda series: older(series, 1, False), STALE),
+    Fault("moments of two checkpoints before", lambda series: older(series, 2, False), MOMENTS),
+    Fault("entry of v over 65536", lambda series: flip_moment(series, 1, 27, 1), IMPOSSIBLE, second_moments=True),
+    Fault("entry of v times 256", lambda series: flip_moment(series, 1, 26, 0), (), second_moments=True),
+    Fault("entry of m times 256", lambda series: flip_moment(series, 0, 26, 0), IMPOSSIBLE),
+    Fault("entry of a weight times 2^128", lambda series: flip_weight(series, 30, 0), WEIGHTS),
+    Fault("entry of a weight over 65536", lambda series: flip_weight(series, 27, 1), WEIGHTS),
+    Fault("steps of one group reset", group_reset, ("update-counts-differ",), second_moments=True),
+    Fault("weights rounded to bfloat16", rounded, ("master-rebuilt",), master=True),
+    Fault("layer frozen, its moments go on", frozen, ("layer-frozen",)),
+    Fault("weights of two layers swapped", weights_swapped, WEIGHTS),
+    Fault("negative v", lambda series: other_entry(series, -1e-12), IMPOSSIBLE, second_moments=True),
+    Fault("NaN in v", lambda series: other_entry(series, math.nan), ("moments-not-finite",), second_moments=True),
 ]
-
+ANOTHER_RUN = (*MOMENTS, *WEIGHTS)
 RESUMPTIONS = {
-    "optimizer started anew": "new-optimizer",
-    "moments started anew, steps kept": "new-moments",
-    "rate warms up again": "warm-up-again",
+    "optimizer started anew": ("new-optimizer", ("optimizer-restarted",)),
+    "moments started anew, steps kept": ("new-moments", MOMENTS),
+    "rate warms up again": ("warm-up-again", ("rate-rises-again", "rate-not-continued", "rate-jumps")),
 }
 """Faults that are trained: the run goes on wrongly from the checkpoint before the last, to the last."""

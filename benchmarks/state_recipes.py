@@ -4,6 +4,7 @@ from state_runs import Recipe
 
 GPT95 = {"betas": (0.9, 0.95), "weight_decay": 0.1}
 GPT999 = {"betas": (0.9, 0.999), "weight_decay": 0.01}
+EPOCHS = (50, 100, 150, 200, 250, 300)
 RESUMED = (75, 150, 151, 225, 300)
 
 HEALTHY = [
@@ -12,6 +13,8 @@ HEALTHY = [
     Recipe("sgd-decay", "cnn", "sgd", 0.05, {"momentum": 0.9, "weight_decay": 5e-4}, schedule="drops"),
     Recipe("sgd-dampening", "mlp", "sgd", 0.1, {"momentum": 0.9, "dampening": 0.5}, clip=1.0),
     Recipe("sgd-one-cycle", "cnn", "sgd", 0.1, {"momentum": 0.9}, schedule="one-cycle"),
+    Recipe("sgd-epochs", "cnn", "sgd", 0.05, {"momentum": 0.9}, schedule="plain-cosine", epoch=50, saved=EPOCHS),
+    Recipe("adamw-epochs", "mlp", "adamw", 2e-3, GPT999, schedule="drops", epoch=50, saved=EPOCHS),
     Recipe("sgd-resumed", "cnn", "sgd", 0.05, {"momentum": 0.9}, schedule="cosine", resumed=150, saved=RESUMED),
     Recipe("adam", "mlp", "adam", 2e-3),
     Recipe("adam-l2-foreach", "vit", "adam", 2e-3, {"weight_decay": 1e-3, "foreach": True}, schedule="linear"),
@@ -21,13 +24,14 @@ HEALTHY = [
     Recipe("adam-plateau", "mlp", "adam", 2e-2, schedule="plateau"),
     Recipe("adamw-95", "gpt", "adamw", 3e-3, GPT95, schedule="cosine", clip=1.0),
     Recipe("adamw-999", "gpt", "adamw", 3e-3, GPT999),
-    Recipe("adamw-fused", "gpt", "adamw", 3e-3, {**GPT95, "fused": True}, schedule="linear"),
+    Recipe("adamw-fused", "gpt", "adamw", 3e-3, {**GPT95, "fused": True}, schedule="plain-cosine"),
     Recipe("adamw-amsgrad", "vit", "adamw", 2e-3, {**GPT999, "amsgrad": True}, schedule="cosine"),
     Recipe("adamw-accumulated", "gpt", "adamw", 3e-3, GPT95, accumulated=4, saved=(1, 25, 50, 75, 100), length=100),
     Recipe("adamw-resumed", "gpt", "adamw", 3e-3, GPT999, schedule="cosine", resumed=150, saved=RESUMED),
     Recipe(
         "adamw-longer", "gpt", "adamw", 3e-3, GPT95, schedule="cosine", resumed=150, resumption="longer", saved=RESUMED
     ),
+    Recipe("adamw-cosine-twice", "vit", "adamw", 2e-3, GPT95, schedule="short-cosine"),
     Recipe("adamw-rows-unseen", "gpt", "adamw", 3e-3, GPT999, {"vocabulary": 300}, schedule="cosine"),
     Recipe("adamw-frozen", "vit", "adamw", 2e-3, GPT999, {"frozen": ("patches", "blocks.0")}),
     Recipe("adamw-averaged", "mlp", "adamw", 2e-3, GPT999, special="averaged"),
@@ -45,6 +49,7 @@ HEALTHY = [
     Recipe("adamw-bf16-autocast", "gpt", "adamw", 3e-3, GPT95, schedule="cosine", precision="bf16-autocast", clip=1.0),
     Recipe("adamw-fp16-scaler", "gpt", "adamw", 3e-3, GPT999, schedule="cosine", precision="fp16-scaler", clip=1.0),
     Recipe("sgd-fp16-scaler", "mlp", "sgd", 0.05, {"momentum": 0.9}, precision="fp16-scaler"),
+    Recipe("adam-fp16", "mlp", "adam", 1e-3, {"eps": 1e-4}, schedule="plain-cosine", precision="fp16"),
     Recipe("adamw-float64", "vit", "adamw", 2e-3, GPT999, precision="float64"),
     Recipe("adamw-skipped-blocks", "mlp", "adamw", 2e-3, GPT999, {"depth": 5}, special="skipped-blocks"),
     Recipe("adamw-thawed", "mlp", "adamw", 2e-3, GPT999, special="thawed"),

@@ -5,9 +5,7 @@ python benchmarks/state_report.py [--results FILE]
 
 import argparse
 import json
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -49,47 +47,47 @@ def healthy_table(lines: Sequence[Line]) -> None:
             print(f"| {' | '.join((name, str(len(single)), str(len(pairs)), *cells))} |")
 
 
-def added(line: Line, clean: Line, asked: str) -> Found:
-    """What a faulty checkpoint has beyond the clean one."""
-    before = Counter((one["code"], one["severity"], one.get("message")) for one in clean[asked])
-    return [one for one in line[asked] if (one["code"], one["severity"], one.get("message")) not in before]
+def naming(line: Line, clean: Line, asked: str) -> Found:
+    """The warnings of a faulty checkpoint that must name its fault, and that the clean one does not have."""
+    before = [(one["code"], one["message"]) for one in warned(clean[asked])]
+    new = [one for one in warned(line[asked]) if (one["code"], one["message"]) not in before]
+    return [one for one in new if one["code"] in line["named"]]
 
 
 def names_a_layer(found: Found, layers: Sequence[str]) -> bool:
-    """Whether a finding names one of the changed tensors, or all of them were changed."""
-    return not layers or any(layer in f"{one['layer']} {one['message']}" for one in found for layer in layers)
+    """Whether a finding names one of the changed tensors."""
+    return any(layer in f"{one['layer']} {one['message']}" for one in found for layer in layers)
 
 
 def share(found: Sequence[bool]) -> str:
     """How many of how many."""
-    return f"{sum(found)} of {len(found)}"
+    return f"{sum(found)} of {len(found)}" if found else "–"
 
 
 def fault_table(lines: Sequence[Line]) -> None:
-    """Print a row for each fault: how often it is found, by which codes, and where it is not."""
+    """Print a row for each fault: what must name it, how often that is found, and where it is not."""
     clean = {(line["run"], line["spacing"]): line for line in lines if line["fault"] == "none"}
-    head = ("fault", "in the file alone", "beside those before", "the layer is named", "found by", "not found in")
+    head = ("fault", "must be named by", "in the file alone", "beside those before", "layer named", "not found in")
     print(f"\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
-    names = list(dict.fromkeys(line["fault"] for line in lines if line["fault"] != "none"))
-    for _, group in groupby(
-        sorted(lines, key=lambda line: [*names, "none"].index(line["fault"])), lambda line: line["fault"]
-    ):
-        told = list(group)
-        if told[0]["fault"] == "none":
+    groups: dict[str, list[Line]] = {}
+    for line in lines:
+        groups.setdefault(line["fault"], []).append(line)
+    for name, told in groups.items():
+        if name == "none":
             continue
-        pairs = [(line, clean[line["run"], line["spacing"]]) for line in told]
-        alone, series = ([warned(added(*pair, asked)) for pair in pairs] for asked in ("single", "series"))
-        codes = Counter(code for found in series for code in {one["code"] for one in found})
-        missed = [line for line, found in zip(told, series, strict=True) if not found]
-        faint = {one["code"] for line in missed for one in added(line, clean[line["run"], line["spacing"]], "series")}
-        where = ", ".join(f"{line['run']} {line['spacing']}" for line in missed) or "–"
+        alone, series = (
+            [naming(line, clean[line["run"], line["spacing"]], asked) for line in told]
+            for asked in ("single", "series")
+        )
+        missed = [f"{line['run']} {line['spacing']}" for line, found in zip(told, series, strict=True) if not found]
+        layers = [(found, line["layers"]) for line, found in zip(told, series, strict=True) if found and line["layers"]]
         cells = (
-            told[0]["fault"],
+            name,
+            ", ".join(f"`{code}`" for code in told[0]["named"]) or "–",
             share([bool(found) for found in alone]),
             share([bool(found) for found in series]),
-            share([names_a_layer(found, line["layers"]) for line, found in zip(told, series, strict=True) if found]),
-            ", ".join(f"`{code}` {count}" for code, count in codes.most_common()) or "–",
-            where + (f" (info: {', '.join(sorted(faint))})" if faint else ""),
+            share([names_a_layer(*pair) for pair in layers]),
+            ", ".join(missed) or "–",
         )
         print(f"| {' | '.join(cells)} |")
 

@@ -48,10 +48,12 @@ class Recipe:
     """Of the network's factory."""
     schedule: str = "constant"
     precision: str = "float32"
-    """`float32`, `bf16` and `float64` of the weights; `bf16-autocast` and `fp16-scaler` beside float32 weights."""
+    """`float32`, `bf16`, `fp16` and `float64` of the weights; `bf16-autocast` and `fp16-scaler` beside float32 weights."""
     saved: tuple[int, ...] = SAVED
     length: int = 300
     """Updates for which the schedule is made."""
+    epoch: int = 1
+    """Updates of an epoch, where the scheduler steps once in each and the file counts epochs."""
     accumulated: int = 1
     """Batches of one update; the file then counts batches."""
     clip: float | None = None
@@ -64,28 +66,28 @@ class Recipe:
     seed: int = 0
 
 
-def scheduler_of(recipe: Recipe, optimizer: Optimizer) -> Any:
-    """A scheduler of torch before its first step; None for a constant rate."""
-    length = recipe.length
-    match recipe.schedule:
-        case "cosine":
-            warm, decay = length // 10, length - length // 10
-            parts = [
-                lr_scheduler.LinearLR(optimizer, 0.1, total_iters=warm),
-                lr_scheduler.CosineAnnealingLR(optimizer, decay),
-            ]
-            return lr_scheduler.SequentialLR(optimizer, parts, [warm])
-        case "linear":
-            return lr_scheduler.LambdaLR(optimizer, lambda step: max(1.0 - step / length, 0.0))
-        case "drops":
-            return lr_scheduler.MultiStepLR(optimizer, [length * 2 // 5, length * 4 // 5])
-        case "one-cycle":
-            return lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=length + 1)
-        case "restarts":
-            return lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 50)
-        case "plateau":
-            return lr_scheduler.ReduceLROnPlateau(optimizer, patience=5)
-    return None
+def warm_cosine(optimizer: Optimizer, length: int, rate: float) -> Any:
+    """Half a cosine after a warm-up of a tenth."""
+    warm, decay = length // 10, length - length // 10
+    parts = [
+        lr_scheduler.LinearLR(optimizer, 0.1, total_iters=warm),
+        lr_scheduler.CosineAnnealingLR(optimizer, decay),
+    ]
+    return lr_scheduler.SequentialLR(optimizer, parts, [warm])
+
+
+SCHEDULERS: dict[str, Callable[[Optimizer, int, float], Any]] = {
+    "constant": lambda optimizer, length, rate: None,
+    "cosine": warm_cosine,
+    "plain-cosine": lambda optimizer, length, rate: lr_scheduler.CosineAnnealingLR(optimizer, length),
+    "short-cosine": lambda optimizer, length, rate: lr_scheduler.CosineAnnealingLR(optimizer, length // 2, rate / 100),
+    "linear": lambda optimizer, length, rate: lr_scheduler.LambdaLR(optimizer, lambda n: max(1.0 - n / length, 0.0)),
+    "drops": lambda optimizer, length, rate: lr_scheduler.MultiStepLR(optimizer, [length * 2 // 5, length * 4 // 5]),
+    "one-cycle": lambda optimizer, length, rate: lr_scheduler.OneCycleLR(optimizer, rate, total_steps=length + 1),
+    "restarts": lambda optimizer, length, rate: lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 50),
+    "plateau": lambda optimizer, length, rate: lr_scheduler.ReduceLROnPlateau(optimizer, patience=5),
+}
+"""Those of torch, for a run of so many ticks and its highest rate."""
 
 
 @cache
@@ -109,7 +111,9 @@ def build(recipe: Recipe) -> nn.Module:
     model: nn.Module = getattr(networks, recipe.network)(**recipe.arguments)
     if recipe.optimizer == "sparse-adam":
         model = nn.Sequential(nn.Embedding(200, 24, sparse=True), nn.Flatten())
-    return model.to({"bf16": torch.bfloat16, "float64": torch.float64}.get(recipe.precision, torch.float32))
+    return model.to(
+        {"bf16": torch.bfloat16, "fp16": torch.float16, "float64": torch.float64}.get(recipe.precision, torch.float32)
+    )
 
 
 def optimizer_of(recipe: Recipe, model: nn.Module) -> Optimizer:
@@ -137,7 +141,7 @@ class Training:
         self.recipe, self.step = recipe, step
         self.model = build(recipe)
         self.optimizer = optimizer_of(recipe, self.model)
-        self.scheduler = scheduler_of(recipe, self.optimizer)
+        self.scheduler = SCHEDULERS[recipe.schedule](self.optimizer, recipe.length // recipe.epoch, recipe.rate)
         for _ in range(step if self.scheduler is not None else 0):
             self.scheduler.step()
         self.scaler = torch.amp.GradScaler(
@@ -171,21 +175,23 @@ class Training:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if self.scheduler is not None:
-            self.scheduler.step(*([loss.detach()] if self.recipe.schedule == "plateau" else []))
         self.step += 1
+        if self.scheduler is not None and self.step % self.recipe.epoch == 0:
+            self.scheduler.step(*([loss.detach()] if self.recipe.schedule == "plateau" else []))
         for name, tensor in self.model.state_dict().items():
             self.averaged[name].lerp_(tensor, 0.01) if tensor.is_floating_point() else None
         if self.recipe.special == "thawed" and self.step == 60:
             self.optimizer.add_param_group({"params": list(self.model.parameters())[:-2], "lr": 0.3 * self.recipe.rate})
 
+    @property
+    def count(self) -> int:
+        """What a checkpoint counts: updates, batches or epochs."""
+        return self.step * self.recipe.accumulated // self.recipe.epoch
+
     def saved(self) -> dict[str, Any]:
         """The content of a checkpoint."""
-        content = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step * self.recipe.accumulated,
-        }
+        content = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        content["step" if self.recipe.epoch == 1 else "epoch"] = self.count
         if self.scheduler is not None:
             content["scheduler"] = self.scheduler.state_dict()
         if self.recipe.special == "averaged":
@@ -225,7 +231,7 @@ def resumed(recipe: Recipe, saved: dict[str, Any], step: int) -> Training:
 
 
 def train(recipe: Recipe, data: Path | None, save: Callable[[Training, int], Any]) -> None:
-    """Train a run, and hand it to `save` after each update that the recipe names."""
+    """Train a run, and hand it to `save` with its count after each update that the recipe names."""
     training, size = Training(recipe), 16 if DATA[recipe.network] == "text" else 32
     stream = batches(training_rows(DATA[recipe.network], data), size, 1000 + recipe.seed)
     with warnings.catch_warnings():
@@ -233,7 +239,7 @@ def train(recipe: Recipe, data: Path | None, save: Callable[[Training, int], Any
         for step in range(1, max(recipe.saved) + 1):
             training.update(stream)
             if step in recipe.saved:
-                save(training, step * recipe.accumulated)
+                save(training, training.count)
             if step == recipe.resumed:
                 training = resumed(recipe, training.saved(), step)
 
@@ -244,7 +250,7 @@ def plain(recipe: Recipe, folder: Path, data: Path | None) -> list[Path]:
     paths: list[Path] = []
 
     def save(training: Training, step: int) -> None:
-        paths.append(folder / f"step-{step:06d}.pt")
+        paths.append(folder / f"{'step' if recipe.epoch == 1 else 'epoch'}-{step:06d}.pt")
         torch.save(training.saved(), paths[-1])
 
     train(recipe, data, save)

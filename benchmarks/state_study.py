@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from state_faults import BASES, FAULTS, FAULTY, RESUMPTIONS, SPACINGS, Fault, Saved
+from state_faults import ANOTHER_RUN, BASES, FAULTS, FAULTY, RESUMPTIONS, SPACINGS, Fault, Saved
 from state_libraries import LIBRARIES
 from state_recipes import HEALTHY
 from state_runs import Recipe, plain
@@ -89,49 +89,46 @@ def loaded(folder: Path, steps: Sequence[int]) -> list[Saved]:
     return [torch.load(folder / f"step-{step:06d}.pt", weights_only=True) for step in steps]
 
 
-def told(where: Line, layers: Sequence[str], alone: bool, paths: Sequence[Path]) -> Line:
-    """What the command says of a faulty checkpoint."""
-    return {**where, "layers": layers, "alone": alone, "single": ask(paths[-1]), "series": ask(*paths)}
-
-
-def has_second_moments(recipe: Recipe) -> bool:
-    """Whether the run's optimizer keeps them."""
-    return recipe.optimizer in ("adam", "adamw")
+def told(where: Line, named: Sequence[str], layers: Sequence[str], paths: Sequence[Path]) -> Line:
+    """What the command says of a faulty checkpoint, alone and beside those before."""
+    return {**where, "named": named, "layers": layers, "single": ask(paths[-1]), "series": ask(*paths)}
 
 
 def can_have(recipe: Recipe, fault: Fault) -> bool:
     """Whether checkpoints of a run can have a fault."""
-    return (has_second_moments(recipe) or not fault.second_moments) and (
-        recipe.precision == "float32" or not fault.master
-    )
+    kept = recipe.optimizer in ("adam", "adamw") or not fault.second_moments
+    return kept and (recipe.precision == "float32" or not fault.master)
+
+
+def faulty(recipe: Recipe, spacing: str, base: Path, data: Path | None) -> Iterator[Line]:
+    """Every fault in one run that can have it, `base` holding the clean run and one of another seed."""
+    steps, here = SPACINGS[spacing], base / spacing
+    clean = loaded(base / "clean", steps)
+    where = {"run": recipe.name, "spacing": spacing}
+    yield told({"fault": "none", **where}, [], [], written(clean, here / "none"))
+    for fault in FAULTS:
+        if can_have(recipe, fault):
+            series = copy.deepcopy(clean)
+            layers = fault.edit(series)
+            paths = written(series, here / fault.name.replace(" ", "-"))
+            yield told({"fault": fault.name, **where}, fault.named, layers, paths)
+    another = written([*clean[:-1], *loaded(base / "other", (FAULTY,))], here / "another-run")
+    yield told({"fault": "checkpoint of another run", **where}, ANOTHER_RUN, [], another)
+    for name, (way, named) in RESUMPTIONS.items():
+        if way != "warm-up-again" or recipe.schedule != "constant":
+            wrong = replace(recipe, resumed=steps[-2], resumption=way, saved=steps)
+            yield told({"fault": name, **where}, named, [], plain(wrong, here / way, data))
 
 
 def faulty_runs(folder: Path, data: Path | None, only: Sequence[str]) -> Iterator[Line]:
-    """Every fault in every run that can have it, from checkpoints far apart and close together."""
+    """All faults, in checkpoints far apart and close together."""
     for recipe in BASES:
-        if only and recipe.name not in only:
-            continue
-        base = folder / "faults" / recipe.name
-        plain(recipe, base / "clean", data)
-        plain(replace(recipe, seed=1, saved=(FAULTY,)), base / "other", data)
-        for spacing, steps in SPACINGS.items():
-            clean, here = loaded(base / "clean", steps), base / spacing
-            where = {"run": recipe.name, "spacing": spacing}
-            yield told({"fault": "none", **where}, [], False, written(clean, here / "none"))
-            for fault in FAULTS:
-                if can_have(recipe, fault):
-                    series = copy.deepcopy(clean)
-                    layers = fault.edit(series)
-                    paths = written(series, here / fault.name.replace(" ", "-"))
-                    alone = fault.alone and has_second_moments(recipe)
-                    yield told({"fault": fault.name, **where}, layers, alone, paths)
-            series = [*clean[:-1], *loaded(base / "other", (FAULTY,))]
-            another = written(series, here / "another-run")
-            yield told({"fault": "checkpoint of another run", **where}, [], False, another)
-            for name, way in RESUMPTIONS.items():
-                if way != "warm-up-again" or recipe.schedule != "constant":
-                    wrong = replace(recipe, resumed=steps[-2], resumption=way, saved=steps)
-                    yield told({"fault": name, **where}, [], False, plain(wrong, here / way, data))
+        if not only or recipe.name in only:
+            base = folder / "faults" / recipe.name
+            plain(recipe, base / "clean", data)
+            plain(replace(recipe, seed=1, saved=(FAULTY,)), base / "other", data)
+            for spacing in SPACINGS:
+                yield from faulty(recipe, spacing, base, data)
 
 
 def main() -> None:
