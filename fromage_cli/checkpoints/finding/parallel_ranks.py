@@ -15,7 +15,8 @@ from fromage_cli.checkpoints.formats.content import PICKLED_FORMATS, kind_of
 from fromage_cli.checkpoints.formats.torch_file import read_torch
 from fromage_cli.checkpoints.names.library_files import MOST_SHARDS
 from fromage_cli.checkpoints.nested.choosing import Choice
-from fromage_cli.checkpoints.storage.files import names_in
+from fromage_cli.checkpoints.pickles.allowance import Allowance
+from fromage_cli.checkpoints.storage.files import FileVersion, names_in
 from fromage_cli.errors import UsageError
 
 RANK_DIRECTORY = re.compile(r"^mp_rank_([0-9]{2,4})((?:_[0-9]{3})*)$")
@@ -34,9 +35,11 @@ def in_other_ranks(weights: Path, contents: Contents) -> tuple[Replica, ...]:
     """
     shared = {name: entry for name, entry in contents.entries.items() if ON_EVERY_RANK.search(name)}
     copies: dict[str, list[Copy]] = {name: [] for name in shared}
-    for file in files_of_other_ranks(weights) if shared and contents.format in PICKLED_FORMATS else ():
+    files = files_of_other_ranks(weights) if shared and contents.format in PICKLED_FORMATS else []
+    allowance = Allowance(sum(FileVersion.of(file).size for file in files))
+    for file in files:
         with suppress(UsageError):  # another rank may lack what is chosen here
-            other = read_torch(file, kind_of(file), Choice(contents.key))
+            other = read_torch(file, kind_of(file), Choice(contents.key), allowance)
             for name, own in shared.items():
                 entry = other.entries.get(name)
                 if entry is not None and entry.shape == own.shape and other.key == contents.key:

@@ -49,8 +49,8 @@ def _by_how_much(apart: Sequence[ReplicaState]) -> str:
 
 
 def _where(one: ReplicaState) -> str:
-    first, *others = one.files
-    return f"Compare {first} with {others[0]}." if others else f"All copies lie in {first}."
+    first, last = one.files[0], one.files[-1]  # a copy may be cut over several files
+    return f"Compare {first} with {last}." if first != last else f"All copies lie in {first}."
 
 
 def replica_facts(replicas: Sequence[ReplicaState]) -> list[Fact]:
