@@ -1,10 +1,13 @@
-"""Tables of the study of `state`, from its results alone.
+"""Numbers and tables of the study of `state`, from its results alone.
 
-python benchmarks/state_report.py [--results FILE]
+python benchmarks/state_report.py [--results FILE] [--write PAGE]
+
+They are printed, or put into a page between the comments that name them.
 """
 
 import argparse
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ RESULTS = Path(__file__).parent / "results" / "state_study.jsonl"
 IMPOSSIBLE = {"moments-impossible", "moments-not-finite"}
 PRESENT = {"update-counts-differ", "updates-lost", "decay-lost", "layer-does-not-move"}
 """What warns of one checkpoint and is no impossible moment; every other warning is of the way to it."""
+KINDS = ("impossible moments", "not continued", "others")
 Line = dict[str, Any]
 Found = list[dict[str, Any]]
 
@@ -23,28 +27,38 @@ def warned(found: Iterable[dict[str, Any]]) -> Found:
 
 
 def kind(code: str) -> str:
-    """`impossible moments`, `not continued` or `others`."""
-    return "impossible moments" if code in IMPOSSIBLE else "others" if code in PRESENT else "not continued"
+    """One of KINDS."""
+    return KINDS[0] if code in IMPOSSIBLE else KINDS[2] if code in PRESENT else KINDS[1]
 
 
-def affected(asked: Iterable[Found], which: str) -> str:
-    """How many of the answers have a warning of a kind, and its codes."""
-    answers = [{one["code"] for one in warned(found) if kind(one["code"]) == which} for found in asked]
-    codes = sorted(set().union(*answers))
-    count = sum(bool(answer) for answer in answers)
-    return f"{count} ({', '.join(f'`{code}`' for code in codes)})" if count else "0"
+def codes(found: Found, which: str) -> set[str]:
+    """The warnings of a kind in one answer."""
+    return {one["code"] for one in warned(found) if kind(one["code"]) == which}
 
 
-def healthy_table(lines: Sequence[Line]) -> None:
-    """Print a row for each healthy run that has a warning, and one for all."""
-    head = ("run", "checkpoints", "pairs", "impossible moments", "not continued", "others")
-    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
-    kinds = ("impossible moments", "not continued", "others")
-    for name, group in [*((line["healthy"], [line]) for line in lines), ("all", list(lines))]:
-        single, pairs = ([found for line in group for found in line[key]] for key in ("single", "pairs"))
-        cells = [affected([*single, *pairs, *(line["series"] for line in group)], which) for which in kinds]
+def answers(lines: Iterable[Line]) -> list[Found]:
+    """What was said of single checkpoints and of pairs."""
+    return [found for line in lines for found in (*line["single"], *line["pairs"])]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """In Markdown."""
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (head, ["---"] * len(head), *rows))
+
+
+def healthy_table(lines: Sequence[Line]) -> str:
+    """A row for each healthy run that has a warning, and one for all."""
+    rows = []
+    for name, group in [*((line["healthy"], [line]) for line in lines), ("all", lines)]:
+        cells = []
+        for which in KINDS:
+            told = [found for one in answers(group) if (found := codes(one, which))]
+            named = ", ".join(f"`{code}`" for code in sorted(set().union(*told)))
+            cells.append(f"{len(told)} ({named})" if told else "0")
         if name == "all" or any(cell != "0" for cell in cells):
-            print(f"| {' | '.join((name, str(len(single)), str(len(pairs)), *cells))} |")
+            checkpoints = sum(len(line["single"]) for line in group)
+            rows.append((name, checkpoints, sum(len(line["pairs"]) for line in group), *cells))
+    return table(("run", "checkpoints", "pairs", *KINDS), rows)
 
 
 def naming(line: Line, clean: Line, asked: str) -> Found:
@@ -64,17 +78,16 @@ def share(found: Sequence[bool]) -> str:
     return f"{sum(found)} of {len(found)}" if found else "–"
 
 
-def fault_table(lines: Sequence[Line]) -> None:
-    """Print a row for each fault: what must name it, how often that is found, and where it is not."""
-    clean = {(line["run"], line["spacing"]): line for line in lines if line["fault"] == "none"}
-    head = ("fault", "must be named by", "in the file alone", "beside those before", "layer named", "not found in")
-    print(f"\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
-    groups: dict[str, list[Line]] = {}
-    for line in lines:
-        groups.setdefault(line["fault"], []).append(line)
-    for name, told in groups.items():
-        if name == "none":
-            continue
+def clean_lines(lines: Sequence[Line]) -> dict[tuple[str, str], Line]:
+    """Those without a fault, by run and spacing."""
+    return {(line["run"], line["spacing"]): line for line in lines if line["fault"] == "none"}
+
+
+def fault_table(lines: Sequence[Line]) -> str:
+    """A row for each fault: what must name it, how often that is found, and where it is not."""
+    clean, rows = clean_lines(lines), []
+    for name in dict.fromkeys(line["fault"] for line in lines if line["fault"] != "none"):
+        told = [line for line in lines if line["fault"] == name]
         alone, series = (
             [naming(line, clean[line["run"], line["spacing"]], asked) for line in told]
             for asked in ("single", "series")
@@ -83,22 +96,58 @@ def fault_table(lines: Sequence[Line]) -> None:
         layers = [(found, line["layers"]) for line, found in zip(told, series, strict=True) if found and line["layers"]]
         cells = (
             name,
-            ", ".join(f"`{code}`" for code in told[0]["named"]) or "–",
+            ", ".join(f"`{code}`" for code in told[0]["named"]) or "nothing",
             share([bool(found) for found in alone]),
             share([bool(found) for found in series]),
             share([names_a_layer(*pair) for pair in layers]),
-            ", ".join(missed) or "–",
+            ("all" if len(missed) == len(told) else ", ".join(missed)) or "–",
         )
-        print(f"| {' | '.join(cells)} |")
+        rows.append(cells)
+    head = ("fault", "must be named by", "in the file alone", "beside those before", "layer named", "not found in")
+    return table(head, rows)
+
+
+def summary(healthy: Sequence[Line], faulty: Sequence[Line]) -> str:
+    """The numbers of the study in four sentences."""
+    said, clean = answers(healthy), clean_lines(faulty)
+    impossible, broken = (sum(bool(codes(found, which)) for found in said) for which in KINDS[:2])
+    runs = sum(any(codes(found, KINDS[1]) for found in answers([line])) for line in healthy)
+    told = [line for line in faulty if line["named"]]
+    named = {
+        adam: [
+            bool(naming(line, clean[line["run"], line["spacing"]], "series"))
+            for line in told
+            if line["run"].startswith("adam") is adam
+        ]
+        for adam in (True, False)
+    }
+    checkpoints, pairs = (sum(len(line[key]) for line in healthy) for key in ("single", "pairs"))
+    return (
+        f"{len(healthy)} healthy runs gave {checkpoints} checkpoints and {pairs} pairs of consecutive ones. "
+        f"Moments were called impossible in {impossible} of these {len(said)} answers. "
+        f"Something was said not to continue in {broken} of them, in {runs} runs.\n\n"
+        f"Faults were put into the last of three checkpoints. "
+        f"Under Adam and AdamW the finding that must name them came in {share(named[True])} cases, "
+        f"under SGD with momentum and Lion in {share(named[False])}."
+    )
 
 
 def main() -> None:
-    """Print both tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Print the parts, or put them into the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS)
-    lines = [json.loads(line) for line in parser.parse_args().results.read_text(encoding="utf-8").splitlines()]
-    healthy_table([line for line in lines if "healthy" in line])
-    fault_table([line for line in lines if "fault" in line])
+    parser.add_argument("--write", type=Path, metavar="PAGE")
+    asked = parser.parse_args()
+    lines = [json.loads(line) for line in asked.results.read_text(encoding="utf-8").splitlines()]
+    healthy, faulty = ([line for line in lines if key in line] for key in ("healthy", "fault"))
+    parts = {"summary": summary(healthy, faulty), "healthy": healthy_table(healthy), "faults": fault_table(faulty)}
+    if asked.write is None:
+        print("\n\n".join(parts.values()))
+        return
+    page = asked.write.read_text(encoding="utf-8")
+    for name, text in parts.items():
+        page = re.sub(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", rf"\g<1>{text}\g<2>", page, flags=re.DOTALL)
+    asked.write.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

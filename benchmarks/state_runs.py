@@ -48,7 +48,7 @@ class Recipe:
     """Of the network's factory."""
     schedule: str = "constant"
     precision: str = "float32"
-    """`float32`, `bf16`, `fp16` and `float64` of the weights; `bf16-autocast` and `fp16-scaler` beside float32 weights."""
+    """`float32`, `bf16`, `fp16`, `float64` of the weights; `bf16-autocast` and `fp16-scaler` beside float32 weights."""
     saved: tuple[int, ...] = SAVED
     length: int = 300
     """Updates for which the schedule is made."""

@@ -100,10 +100,9 @@ def can_have(recipe: Recipe, fault: Fault) -> bool:
     return kept and (recipe.precision == "float32" or not fault.master)
 
 
-def faulty(recipe: Recipe, spacing: str, base: Path, data: Path | None) -> Iterator[Line]:
-    """Every fault in one run that can have it, `base` holding the clean run and one of another seed."""
-    steps, here = SPACINGS[spacing], base / spacing
-    clean = loaded(base / "clean", steps)
+def faulty(recipe: Recipe, spacing: str, steps: Sequence[int], base: Path, data: Path | None) -> Iterator[Line]:
+    """Every fault in the last of three steps of a run, `base` holding the clean run and one of another seed."""
+    here, clean = base / spacing, loaded(base / "clean", steps)
     where = {"run": recipe.name, "spacing": spacing}
     yield told({"fault": "none", **where}, [], [], written(clean, here / "none"))
     for fault in FAULTS:
@@ -112,11 +111,11 @@ def faulty(recipe: Recipe, spacing: str, base: Path, data: Path | None) -> Itera
             layers = fault.edit(series)
             paths = written(series, here / fault.name.replace(" ", "-"))
             yield told({"fault": fault.name, **where}, fault.named, layers, paths)
-    another = written([*clean[:-1], *loaded(base / "other", (FAULTY,))], here / "another-run")
+    another = written([*clean[:-1], *loaded(base / "other", steps[-1:])], here / "another-run")
     yield told({"fault": "checkpoint of another run", **where}, ANOTHER_RUN, [], another)
     for name, (way, named) in RESUMPTIONS.items():
         if way != "warm-up-again" or recipe.schedule != "constant":
-            wrong = replace(recipe, resumed=steps[-2], resumption=way, saved=steps)
+            wrong = replace(recipe, resumed=steps[-2], resumption=way, saved=tuple(steps))
             yield told({"fault": name, **where}, named, [], plain(wrong, here / way, data))
 
 
@@ -127,8 +126,8 @@ def faulty_runs(folder: Path, data: Path | None, only: Sequence[str]) -> Iterato
             base = folder / "faults" / recipe.name
             plain(recipe, base / "clean", data)
             plain(replace(recipe, seed=1, saved=(FAULTY,)), base / "other", data)
-            for spacing in SPACINGS:
-                yield from faulty(recipe, spacing, base, data)
+            for spacing, steps in SPACINGS.items():
+                yield from faulty(recipe, spacing, steps, base, data)
 
 
 def main() -> None:

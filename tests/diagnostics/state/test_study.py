@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
-RUNS = ["sgd-nesterov", "sgd-fp16-scaler", "adam-amsgrad", "adam-one-cycle", "adamw-fused", "adamw-resumed", "lion"]
+RUNS = ["sgd-nesterov", "sgd-fp16-scaler", "adam-amsgrad", "adamw-fused", "adamw-resumed", "lion"]
 SAVED = (1, 2, 20, 39, 40)
 
 
@@ -24,7 +24,7 @@ def study() -> Iterator[ModuleType]:
 @pytest.mark.parametrize("name", RUNS)
 def test_healthy_runs_have_no_warning(name: str, study: ModuleType, tmp_path: Path) -> None:
     whole = next(recipe for recipe in study.HEALTHY if recipe.name == name)
-    recipe = replace(whole, saved=SAVED, length=40, resumed=20 if whole.resumed else None)
+    recipe = replace(whole, saved=SAVED, length=45, resumed=20 if whole.resumed else None)
     line = study.healthy(name, study.plain(recipe, tmp_path, None))
     assert len(line["single"]) == 5 and len(line["pairs"]) == 4
     assert [one for found in (*line["single"], *line["pairs"], line["series"]) for one in found if warns(one)] == []
@@ -35,11 +35,12 @@ def warns(finding: dict[str, str | None]) -> bool:
 
 
 def test_every_fault_is_found(study: ModuleType, tmp_path: Path) -> None:
-    """Beside the checkpoints before; where it names one of the changed tensors, that is seen as well."""
-    recipe = next(base for base in study.BASES if base.name == "adamw-95")
+    """Beside the checkpoints before. A larger second moment is one that gradients can have made."""
+    steps, settings = (10, 20, 30), {"betas": (0.9, 0.95)}
+    recipe = study.Recipe("", "mlp", "adamw", 2e-3, settings, {"depth": 4}, schedule="cosine", length=50, saved=steps)
     study.plain(recipe, tmp_path / "clean", None)
-    study.plain(replace(recipe, seed=1, saved=(study.FAULTY,)), tmp_path / "other", None)
-    lines = list(study.faulty(recipe, "close", tmp_path, None))
+    study.plain(replace(recipe, seed=1), tmp_path / "other", None)
+    lines = list(study.faulty(recipe, "close", steps, tmp_path, None))
     assert len(lines) == 1 + len(study.FAULTS) + 1 + len(study.RESUMPTIONS)
     clean = next(line for line in lines if line["fault"] == "none")
     assert not [one for one in clean["series"] if warns(one)]
