@@ -505,7 +505,7 @@ def test_the_bar_is_drawn_before_torch_and_numpy_are_loaded(command, tmp_path):
     files = [sample / "step-000220.safetensors", sample / "step-000440.safetensors"]
     given = files if command == "distance" else [sample]
     given = [sample.parent / "char-gpt"] if command == "state" else given
-    more = {"inspect": ["--headers"], "state": []}.get(command, ["--estimate"])
+    more = {"inspect": ["--headers"]}.get(command, ["--estimate"])
     more += ["--val-batch", str(sample / "batch.safetensors")] if command == "hypergrad" else []
     program = [sys.executable, "-c", SAYS_WHEN_LIBRARIES_LOAD]
     code, seen = on_a_terminal(command, *map(str, given), *more, cwd=tmp_path, program=program)

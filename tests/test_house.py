@@ -112,6 +112,7 @@ TESTED_ELSEWHERE = {
     "diagnostics/sharpness/update.py": "diagnostics/sharpness/test_measure.py",
     "diagnostics/sharpness/verdict.py": "diagnostics/sharpness/test_measure.py",
     "diagnostics/state/digits.py": "diagnostics/state/test_masters.py",
+    "diagnostics/state/subjects.py": "diagnostics/state/test_measure.py",
     "diagnostics/state/sums.py": "diagnostics/state/test_measure.py",
     "diagnostics/suggest_lr/alternatives.py": "diagnostics/suggest_lr/test_measure.py",
     "diagnostics/suggest_lr/notes.py": "diagnostics/suggest_lr/test_measure.py",

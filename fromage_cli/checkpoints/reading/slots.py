@@ -113,6 +113,38 @@ def _readable(checkpoint: Checkpoint, slots: Mapping[str, Mapping[str, Any]]) ->
     }
 
 
+def over_slots(
+    slots: Mapping[str, tuple[tuple[int, ...], Mapping[str, Any]]],
+    work: Callable[[Worker, Part], Result],
+    make: Callable[[], Worker],
+    advance: Advance = lambda elements, doing: None,
+) -> Iterator[tuple[Place, Result]]:
+    """The same of slots whose weights are not known, each with their shape, by any name.
+
+    The arrays of a part are those of the slots alone.
+    """
+    found = {name: shaped_like(slot, shape) for name, (shape, slot) in slots.items()}
+
+    def jobs() -> Iterator[Job]:
+        for name, tensors in found.items():
+            _verify(tensors)
+            elements = math.prod(slots[name][0]) if tensors else 0
+            in_parts = all(isinstance(one, StoredTensor) and one.in_order for one in tensors.values())
+            size = JOB if in_parts else max(elements, 1)
+            for begin in range(0, elements, size):
+                yield Job(name, "", begin, min(size, elements - begin), 0, None)
+
+    def run(reader: _PartReader[Worker], job: Job) -> list[tuple[Place, Result]]:
+        parts = reader.slot_parts(job, found[job.name])
+        return [(place, work(reader.worker, part)) for place, part in parts]
+
+    for job, results in on_threads(jobs(), lambda: _PartReader(make()), run):
+        yield from results
+        advance(job.elements, "the optimizer's state")
+    for tensors in found.values():
+        _verify(tensors)
+
+
 def shaped_like(slot: Mapping[str, Any], shape: tuple[int, ...]) -> dict[str, Any]:
     """Return the floating tensors in a slot that have the weight's shape, by name, unread where they are."""
     return {
@@ -199,6 +231,13 @@ class _PartReader(Generic[Worker]):
                     yield index, part, before
                 before = part
 
+    def slot_parts(self, job: Job, tensors: Mapping[str, Any]) -> Iterator[tuple[Place, Part]]:
+        """Yield each part of slots alone, valid until the next one."""
+        source = _Opened.of(job, tensors)
+        for begin, end in job.parts():
+            place = Place(job.name, job.begin + begin, end - begin)
+            yield place, Part(place.name, place.begin, self._sides[0].slots_alone(source, place))
+
 
 @dataclass(frozen=True)
 class _Opened:
@@ -228,11 +267,15 @@ class _Side:
         """Return some elements, counted from the job's first, valid until the next call."""
         job = source.job
         place = Place(job.name, job.begin + begin, end - begin)
-        for name in source.slots:
-            self._slots.setdefault(name, _SlotReader())
-        arrays = {name: self._slots[name].read(held, source.dtypes[name], place) for name, held in source.slots.items()}
+        arrays = self.slots_alone(source, place)
         arrays[WEIGHT] = self._widening.widened(self._weights.part(job, begin, end, source.whole), job.dtype)
         return Part(place.name, place.begin, arrays)
+
+    def slots_alone(self, source: _Opened, place: Place) -> dict[str, NDArray[Any]]:
+        """Return the same elements of the slots, valid until the next call."""
+        for name in source.slots:
+            self._slots.setdefault(name, _SlotReader())
+        return {name: self._slots[name].read(held, source.dtypes[name], place) for name, held in source.slots.items()}
 
 
 class _SlotReader:

@@ -2,11 +2,12 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint
 from fromage_cli.checkpoints.layers import BUFFERS
+from fromage_cli.checkpoints.optimizers.certain_matching import certain_numbers
 from fromage_cli.checkpoints.optimizers.matching import match_parameters
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState, ParameterGroup, slot_shape
 from fromage_cli.errors import MismatchError
@@ -35,10 +36,14 @@ class LayerSettings:
     """Whether groups differ in weight decay."""
     slots: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What the optimizer remembers of each layer that can be told by its number."""
+    unmatched_slots: frozenset[int] = frozenset()
+    """Numbers of parameters that the optimizer remembers, of which it is not told which tensor they are."""
     never_updated: frozenset[str] = frozenset()
     """Layers that have no slot beside others that have one: they were frozen."""
     optimizers: Mapping[str, SavedSettings] = field(default_factory=dict)
     """By layer: which of several optimizers moves it."""
+    numbered: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Unmatched slots as layers called `slot 12 (64×64)`, and their shapes, where they were asked for."""
 
     def of(self, name: str | None) -> Mapping[str, Any]:
         """Those of a layer's group, else what all groups have in common."""
@@ -72,6 +77,11 @@ class RunSettings:
         if optimizer.name is None and own is not None:
             optimizer = find_settings(self.given, own, self.declared)
         return optimizer.of_group(last.of(layer))
+
+    def kind_of(self, layer: str | None) -> str | None:
+        """What the one that moves a layer is called, also where it is not covered."""
+        own = self.found[-1].optimizers.get(layer or "")
+        return self.name if own is None else own.kind
 
     def rates(self, layer: str | None) -> tuple[float | None, ...]:
         """The learning rate of a layer at each checkpoint."""
@@ -114,7 +124,7 @@ def layer_settings(
     """The settings of the named layers; `shapes`: the trainable tensors, where a model tells them.
 
     Otherwise the state is matched to the floating-point tensors of the file, without those of BatchNorm or with them.
-    A rule tells groups where a file's order is not the model's; nothing then tells slots.
+    Where a file's order is not the model's, a rule tells groups. Shapes and numbers in names tell some slots.
     """
     if state is None:
         return LayerSettings()
@@ -124,12 +134,16 @@ def layer_settings(
     }
     trained = {name: shape for name, shape in floating.items() if not name.endswith(BUFFERS)}
     everyone = state.whole or state
-    numbers = _numbers(everyone, [one for one in (shapes, trained, floating) if one is not None], checkpoint.ordered)
+    in_order = checkpoint.ordered or all(group.names for group in everyone.groups)
+    candidates = [*([shapes] if shapes is not None else []), *([trained, floating] if in_order else [])]
+    numbers = _numbers(everyone, candidates, checkpoint.ordered)
+    told_by_shape = {} if numbers or in_order else certain_numbers(everyone, trained)
     owners = {number: group for group in state.groups for number in group.numbers}
     groups = {name: owners[number] for name, number in numbers.items() if number in owners}
     if not numbers:
         members = zip(state.members_by_rule(trained), state.groups, strict=False)
         groups = {name: group for members_of, group in members for name in members_of}
+        groups |= {name: owners[number] for name, number in told_by_shape.items() if number in owners}
     still = _never_updated(everyone, numbers, {name: trained[name] for name in names if name in trained})
     others = still | (set(numbers) - set(groups))  # frozen, or of another optimizer
     told = {name: groups[name].settings if name in groups else {} for name in names if name in groups or name in others}
@@ -137,6 +151,7 @@ def layer_settings(
         possible = [group.settings for group in state.groups if _may_hold(state, group, checkpoint.entries[name].shape)]
         if possible and not _differ(possible):
             told[name] = _common(possible)
+    numbers = {**numbers, **told_by_shape}
     unmatched = set(names) - set(told)
     if len(everyone.numbers) < len(names):  # what all have in common is not spread over more than there are
         told |= {name: {} for name in unmatched}
@@ -148,8 +163,27 @@ def layer_settings(
         _differ(settings) and bool(unmatched),
         len({one.get("weight_decay") for one in settings}) > 1,
         {name: state.slots.get(numbers[name], {}) for name in names if name in numbers},
+        frozenset(state.slots) - set(numbers.values()),
         still,
         {name: parts[numbers[name]] for name in names if numbers.get(name) in parts},
+    )
+
+
+def with_numbered_slots(told: LayerSettings, state: OptimizerState | None) -> LayerSettings:
+    """The same with every slot without a tensor as a layer, called by number and shape."""
+    if state is None or not told.unmatched_slots:
+        return told
+    found = {number: slot_shape(state.slots[number]) for number in sorted(told.unmatched_slots)}
+    shapes = {number: shape for number, shape in found.items() if shape is not None and 0 not in shape}
+    names = {number: f"slot {number} ({'×'.join(map(str, shape)) or 'a number'})" for number, shape in shapes.items()}
+    groups = {number: group.settings for group in state.groups for number in group.numbers}
+    parts = {number: part.settings for part in state.parts for number in part.numbers} if len(state.parts) > 1 else {}
+    return replace(
+        told,
+        by_layer={**told.by_layer, **{name: groups[number] for number, name in names.items()}},
+        slots={**told.slots, **{name: state.slots[number] for number, name in names.items()}},
+        optimizers={**told.optimizers, **{name: parts[number] for number, name in names.items() if number in parts}},
+        numbered={name: shapes[number] for number, name in names.items()},
     )
 
 

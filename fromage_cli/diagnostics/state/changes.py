@@ -90,6 +90,7 @@ class Changes:
     """Counts over the entries of one tensor, from one checkpoint to the next; those of others can be added."""
 
     entries: int = 0
+    """Of the weight, where it is known."""
     moved: int = 0
     """Entries of the weight that are not the same."""
     remade: int = 0
@@ -115,19 +116,20 @@ class Reach:
     weight: WeightReach | None
 
     def changes(self, before: Mapping[str, NDArray[Any]], after: Mapping[str, NDArray[Any]]) -> Changes:
-        """What does change: `before` and `after` hold the weight and its slots, each of one dimension."""
+        """What does change: `before` and `after` hold the slots, and the weight if it is known, each (entries,)."""
         import numpy
 
         found = Changes()
         common = [name for name in after if name in before]
-        for start in range(0, after["weight"].size, BLOCK):
+        for start in range(0, after[common[0]].size if common else 0, BLOCK):
             block = slice(start, start + BLOCK)
             old, new = ({name: arrays[name][block] for name in common} for arrays in (before, after))
             differ = {name: int(numpy.count_nonzero(old[name] != new[name])) for name in common}
             with numpy.errstate(invalid="ignore", over="ignore"):  # damaged moments, which the bound on one file counts
                 fallen, strayed = (0, 0) if self.moments is None else self.moments.broken(old, new)
                 beyond = 0 if self.weight is None else self.weight.broken(old["weight"], new["weight"])
-            moved = differ.pop("weight")
+            size = new["weight"].size if "weight" in new else 0
+            moved = differ.pop("weight", 0)
             filled = sum(int(numpy.count_nonzero(new[name])) for name in differ)
-            found += Changes(new["weight"].size, moved, sum(differ.values()), filled, fallen, strayed, beyond)
+            found += Changes(size, moved, sum(differ.values()), filled, fallen, strayed, beyond)
         return found

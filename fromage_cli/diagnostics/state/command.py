@@ -1,29 +1,38 @@
 """`fromage-diag state`."""
 
 from dataclasses import replace
+from typing import Annotated
+
+import typer
 
 from fromage_cli.errors import InputError
 from fromage_cli.intake import checkpoint_record, short_place
-from fromage_cli.terminal.answer import Answer, Provenance, records
+from fromage_cli.terminal.answer import Answer, Provenance, estimate_answer, records
 from fromage_cli.terminal.options import CheckpointOptions, NameOptions, OutputOptions, RunArgument, diagnostic
 from fromage_cli.terminal.progress import progress
 
 
-@diagnostic(tables=("layers", "groups", "continuity", "summary"), estimate=False)
-def command(ckpt: RunArgument, *, checkpoint: CheckpointOptions, tensors: NameOptions, output: OutputOptions) -> Answer:
+@diagnostic(tables=("layers", "groups", "continuity", "summary"), estimate=True)
+def command(
+    ckpt: RunArgument,
+    *,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Print the cost in bytes and seconds, then stop.")
+    ] = False,
+    checkpoint: CheckpointOptions,
+    tensors: NameOptions,
+    output: OutputOptions,
+) -> Answer:
     """What does the optimizer's state say: how far each layer moves, and moments that cannot be?
 
     Nothing is needed but the checkpoint. Of several, each is held against the one before.
     """
     from fromage_cli.checkpoints.runs.gathering import gather_series
-    from fromage_cli.checkpoints.runs.layer_settings import run_settings
-    from fromage_cli.checkpoints.runs.rate_history import rate_history
     from fromage_cli.diagnostics.state.continuity import Links
     from fromage_cli.diagnostics.state.copies import compared, stored_copies
     from fromage_cli.diagnostics.state.findings import judge
     from fromage_cli.diagnostics.state.measure import measure, trained_tensors
     from fromage_cli.diagnostics.state.render import advise, header, headline, render
-    from fromage_cli.optimizers.settings import Given
 
     chosen = (checkpoint.key, checkpoint.ema, checkpoint.optimizer_state, checkpoint.optimizer_key)
     gathered = gather_series(ckpt, *chosen)
@@ -36,11 +45,16 @@ def command(ckpt: RunArgument, *, checkpoint: CheckpointOptions, tensors: NameOp
             "norms and inspect tell what there is to tell.",
         )
     names = trained_tensors(last, *tensors.globs)
-    settings = run_settings(checkpoints, names, Given(), Given())
+    links = Links.of(checkpoints, names)
+    if estimate:
+        from fromage_cli.diagnostics.state.cost import estimate as cost
+
+        with progress("reading"):
+            return estimate_answer(cost(links))
     copies, unread = stored_copies(last, *tensors.globs)
     elements = float(sum(last.entries[name].elements for name in names) * len(checkpoints))
     with progress("reading", elements + sum(one.elements for one in copies)) as advance:
-        result = measure(Links(checkpoints, names, settings, rate_history(checkpoints)), state, advance)
+        result = measure(links, state, advance)
         replicas, unreadable = compared(copies, advance)
     result = replace(result, replicas=replicas)
     findings, record = judge(result), checkpoint_record(last)
@@ -59,5 +73,5 @@ def command(ckpt: RunArgument, *, checkpoint: CheckpointOptions, tensors: NameOp
         checkpoints=tuple(map(checkpoint_record, checkpoints)),
         provenance=Provenance(device="cpu", dtype="float64"),
         notes=(*gathered.notes, *unread, *unreadable),
-        details=settings.notes,
+        details=links.settings.notes,
     )

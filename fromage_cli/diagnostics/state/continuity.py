@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fromage_cli.checkpoints import Checkpoint
-from fromage_cli.checkpoints.reading.slots import Part, dtypes_of, scalar
-from fromage_cli.checkpoints.runs.layer_settings import RunSettings
-from fromage_cli.checkpoints.runs.rate_history import RateHistory
+from fromage_cli.checkpoints.reading.slots import Part, dtypes_of
+from fromage_cli.checkpoints.runs.layer_settings import RunSettings, run_settings, with_numbered_slots
+from fromage_cli.checkpoints.runs.rate_history import RateHistory, rate_history
 from fromage_cli.diagnostics.state.changes import LEAST_REMEMBERED, Changes, MomentReach, Reach, WeightReach
 from fromage_cli.diagnostics.state.result import Broken, Continuation
 from fromage_cli.diagnostics.state.sums import ROUNDOFF
+from fromage_cli.diagnostics.state.updates import keeps_moments, updates_made
 from fromage_cli.missing import STEP_UNKNOWN, Missing, Why
-from fromage_cli.optimizers.rule import LION, Rule
-from fromage_cli.optimizers.settings import MANY_STEPS, Optimizer, corrects_bias
+from fromage_cli.optimizers.rule import LION, TWO_SHARES, Rule
+from fromage_cli.optimizers.settings import MANY_STEPS, Given, Optimizer, corrects_bias
 from fromage_cli.theory.moment_bounds import moment_bound, step_bound
 
 NO_BOUND = Missing(Why.NO_FORMULA, "no bound holds for this optimizer's state")
@@ -36,7 +37,15 @@ class Links:
     settings: RunSettings
     rates: RateHistory
     reaches: Sequence[Mapping[str, Reach]] = field(init=False)
-    """Of each checkpoint from the one before, by tensor; empty for the first."""
+    """Of each checkpoint from the one before, by tensor and by slot without one; empty for the first."""
+
+    @classmethod
+    def of(cls, checkpoints: Sequence[Checkpoint], names: Sequence[str]) -> Links:
+        """With the settings and rates that the checkpoints hold. Raises InputError as reading a state does."""
+        settings = run_settings(checkpoints, names, Given(), Given())
+        told = zip(settings.found, (checkpoint.optimizer for checkpoint in checkpoints), strict=True)
+        settings = replace(settings, found=tuple(with_numbered_slots(*pair) for pair in told))
+        return cls(checkpoints, names, settings, rate_history(checkpoints))
 
     def __post_init__(self) -> None:
         reaches = [{}, *(self._reaches(index) for index in range(1, len(self.checkpoints)))]
@@ -51,8 +60,8 @@ class Links:
         """The updates that a checkpoint's state counts: of one tensor, else those of most."""
         slots = self.settings.found[index].slots
         if name is not None:
-            return scalar(slots.get(name, {}), "step")
-        counts = Counter(step for slot in slots.values() if (step := scalar(slot, "step")) is not None)
+            return updates_made(slots.get(name, {}))
+        counts = Counter(step for slot in slots.values() if (step := updates_made(slot)) is not None)
         return counts.most_common(1)[0][0] if counts else None
 
     def updates(self, index: int, name: str | None = None) -> float | None:
@@ -87,21 +96,29 @@ class Links:
 
     def _reaches(self, index: int) -> dict[str, Reach]:
         """How far each tensor may change up to a checkpoint."""
+        slots = self.settings.found[-1].numbered
         if self.restarted(index):
-            return dict.fromkeys(self.names, Reach(None, None))
-        return {name: Reach(self._of_moments(index, name), self._of_weight(index, name)) for name in self.names}
+            return dict.fromkeys([*self.names, *slots], Reach(None, None))
+        of_slots = {name: Reach(self._of_moments(index, name), None) for name in slots}
+        tensors = {name: Reach(self._of_moments(index, name), self._of_weight(index, name)) for name in self.names}
+        return tensors | of_slots
 
     def _of_moments(self, index: int, name: str) -> MomentReach | None:
         """How far Adam's moments may change; None where no bound is known."""
         told = [self.settings.found[place] for place in (index - 1, index)]
-        slots = [one.slots.get(name, {}) for one in told]
-        rule, updates = self.settings.optimizer_of(name).rule, self.updates(index, name)
-        adams = rule is None or rule.averages == "betas"
-        held = all(key in slot for slot in slots for key in ("exp_avg", "exp_avg_sq"))
-        if not adams or not held or updates is None or updates < 1.0:
+        slots, betas = [one.slots.get(name, {}) for one in told], [one.of(name).get("betas") for one in told]
+        shape = told[1].numbered.get(name) or self.checkpoints[index].entries[name].shape
+        rule, kind = self.settings.optimizer_of(name).rule, self.settings.kind_of(name)
+        updates = self.updates(index, name)
+        if (
+            updates is None
+            or updates < 1.0
+            or betas[1] is None
+            or betas[0] != betas[1]
+            or not TWO_SHARES.fits(betas[1])
+        ):
             return None
-        betas = [one.of(name).get("betas") for one in told]
-        if betas[0] != betas[1] or betas[1] is None:
+        if not all(keeps_moments(slot, shape, rule, kind) for slot in slots):
             return None
         dtypes = [dtypes_of(slot)["exp_avg_sq"] for slot in slots]
         coarse = max(dtypes, key=lambda dtype: ROUNDOFF.get(dtype, 0.0))

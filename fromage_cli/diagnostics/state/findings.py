@@ -40,7 +40,7 @@ def judge(result: StateResult) -> tuple[Finding, ...]:
 
 def _impossible(result: StateResult) -> Iterator[Finding]:
     """Moments that no gradients can have made, and counts of updates that differ."""
-    for layer in result.layers:
+    for layer in (*result.layers, *result.slots):
         found = known(layer.violations)
         if found is None or not found.total:
             continue
@@ -199,9 +199,8 @@ def matrices(result: StateResult) -> list[LayerState]:
 
 def _small_moments(result: StateResult) -> Iterator[Finding]:
     """Tensors whose step eps decides, and rows without a gradient."""
-    small = [
-        one.name for one in result.layers if (found := known(one.epsilon)) is not None and found.entries > EPS_DECIDES
-    ]
+    both = (*result.layers, *result.slots)
+    small = [one.name for one in both if (found := known(one.epsilon)) is not None and found.entries > EPS_DECIDES]
     if small:
         yield about_names(
             "eps-decides",
@@ -211,7 +210,7 @@ def _small_moments(result: StateResult) -> Iterator[Finding]:
             "Their steps are as large as their gradients. Lower eps for steps of Adam's size.",
             limit=EPS_DECIDES,
         )
-    dead = {one.name: rows for one in matrices(result) if (rows := known(one.dead_rows))}
+    dead = {one.name: rows for one in both if len(one.shape) > 1 and (rows := known(one.dead_rows))}
     if dead:
         yield about_names(
             "rows-without-gradient",
@@ -253,5 +252,5 @@ def unknown_updates(result: StateResult) -> str | None:
     """Why no layer's update is known; None where one is."""
     reasons = [one.relative_update for one in result.layers]
     words = [one.words for one in reasons if isinstance(one, Missing)]
-    known_sizes = any(known(one.update_rms) is not None for one in result.layers)
+    known_sizes = any(known(one.update_rms) is not None for one in (*result.layers, *result.slots))
     return words[0] if words and len(words) == len(reasons) and not known_sizes else None

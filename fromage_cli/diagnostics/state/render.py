@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from fromage_cli.counting import counted
 from fromage_cli.diagnostics.state.findings import unknown_updates
 from fromage_cli.diagnostics.state.replicas import replica_facts
 from fromage_cli.diagnostics.state.result import Continuation, GroupState, LayerState, StateResult
@@ -39,10 +40,16 @@ def verdict(result: StateResult, findings: Sequence[Finding]) -> str:
         return f"Warning: {place}{grave[0].message}."
     if (why := unknown_updates(result)) is not None:
         return f"No update is known: {why}."
-    if all(layer.moments_dtype is None for layer in result.layers):
+    both = (*result.layers, *result.slots)
+    if all(layer.moments_dtype is None for layer in both):
         return "No warning: the optimizer keeps no moments that could be damaged."
-    if all(known(layer.violations) is None for layer in result.layers):
+    if all(known(layer.violations) is None for layer in both):
         return "No warning. Whether the momentum is sound cannot be told, for no bound holds for it."
+    if result.slots:
+        return (
+            "No warning: every moment is one that gradients can make. "
+            f"The tensors of {counted(len(result.slots), 'slot')} are not known, for the state has no names."
+        )
     return "No warning: every moment is one that gradients can make."
 
 
@@ -60,15 +67,19 @@ def render(result: StateResult, style: PageStyle, findings: Sequence[Finding]) -
 
 
 def outstanding_first(result: StateResult) -> list[LayerState]:
-    """Impossible moments first, then matrices, those first whose relative update is furthest from that of all."""
+    """Impossible moments first, then what has an update, matrices before vectors, by how far theirs is from the usual.
+
+    Slots whose tensor is not known stand among the tensors.
+    """
     whole = known(result.totals.relative_update) or 1.0
 
-    def distance(layer: LayerState) -> tuple[float, bool, float]:
+    def distance(layer: LayerState) -> tuple[float, bool, bool, float]:
         found, step = known(layer.violations), known(layer.relative_update)
         ratio = 0.0 if step is None else max(step / whole, whole / step) if step > 0.0 else float("inf")
-        return (-float(found.total if found is not None else 0), len(layer.shape) < 2, -ratio)
+        unknown = isinstance(layer.update_rms, Missing)
+        return (-float(found.total if found is not None else 0), unknown, len(layer.shape) < 2, -ratio)
 
-    return sorted(result.layers, key=distance)
+    return sorted((*result.layers, *result.slots), key=distance)
 
 
 def _facts(result: StateResult) -> list[Fact]:
@@ -145,7 +156,7 @@ def _layers(result: StateResult, rows: Sequence[LayerState], style: PageStyle) -
                 None if wrong is None else wrong.total,
             )
         )
-    return house_table(columns, cells, style, [layer.name for layer in result.layers])
+    return house_table(columns, cells, style, [layer.name for layer in (*result.layers, *result.slots)])
 
 
 def group_table(groups: Sequence[GroupState], style: PageStyle) -> RenderableType:

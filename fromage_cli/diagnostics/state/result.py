@@ -213,6 +213,8 @@ class StateResult:
     groups: tuple[GroupState, ...]
     layers: tuple[LayerState, ...]
     """In the file's order."""
+    slots: tuple[LayerState, ...]
+    """What is known of the optimizer's slots that could not be matched to a tensor, by their number."""
     steps_differ: tuple[str, ...]
     """Tensors whose count of updates is another than most have."""
     never_updated: tuple[str, ...]

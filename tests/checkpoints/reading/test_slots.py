@@ -15,11 +15,14 @@ from torch import nn
 from fromage_cli.checkpoints import match_parameters, open_checkpoint
 from fromage_cli.checkpoints.formats import zip_container
 from fromage_cli.checkpoints.formats.zip_container import ZipContainer
+from fromage_cli.checkpoints.optimizers.optimizer_state import slot_shape
 from fromage_cli.checkpoints.reading import chunks
 from fromage_cli.checkpoints.reading.arrays import CHUNK
 from fromage_cli.checkpoints.reading.slots import (
     dtypes_of,
+    load_slot,
     over_parts,
+    over_slots,
     scalar,
     shaped_like,
     shaped_otherwise,
@@ -305,3 +308,25 @@ def test_neither_torch_nor_much_memory_is_needed(save, tmp_path):
         optimizer.step()
     path = save(large, optimizer, tmp_path)
     subprocess.run([sys.executable, "-c", PROGRAM, str(path)], check=True)
+
+
+def test_slots_are_read_whole_and_without_their_weights(tmp_path):
+    model, optimizer = trained()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "run.pt")
+    state = open_checkpoint(tmp_path / "run.pt").optimizer
+    wanted = {
+        name: {k: v for k, v in held.items() if k != "weight"} for name, held in expected(model, optimizer).items()
+    }
+    names = dict(enumerate(name for name, _ in model.named_parameters()))
+    slots = {names[number]: (slot_shape(slot), slot) for number, slot in state.slots.items()}
+    found = {name: {slot: [] for slot in held} for name, held in wanted.items()}
+    for place, arrays in over_slots(
+        slots, lambda _, part: {k: v.astype(np.float64) for k, v in part.arrays.items()}, object
+    ):
+        for slot, array in arrays.items():
+            assert place.begin == sum(map(len, found[place.name][slot])) and place.elements == len(array)
+            found[place.name][slot].append(array)
+    assert same({name: {k: np.concatenate(v) for k, v in held.items()} for name, held in found.items()}, wanted)
+    for name, (shape, slot) in slots.items():
+        whole = load_slot(slot, "exp_avg")
+        assert whole.shape == shape and np.array_equal(whole.flatten(), wanted[name]["exp_avg"].numpy())

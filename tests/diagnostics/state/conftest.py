@@ -54,6 +54,7 @@ def make_state() -> Callable[..., StateResult]:
             totals=Totals(4, 104, 0.2, 0.011, 0.2294, NONE, 0),
             groups=(GroupState(4, 1e-3, 0.1, 1e4, 0.9),),
             layers=layers,
+            slots=(),
             steps_differ=(),
             never_updated=(),
             continuity=(),

@@ -41,6 +41,11 @@ def test_of_several_each_is_held_against_the_one_before(run: Run) -> None:
     assert result["rate_breaks"] == []
 
 
+def test_the_cost_is_told_without_an_answer(run: Run) -> None:
+    result = json.loads(run(str(SAMPLES / "char-gpt"), "--estimate", "--json")[1])["result"]
+    assert set(result) == {"estimate"} and result["estimate"]["bytes"] > 10**7 and result["estimate"]["seconds"] > 0.0
+
+
 def test_weights_alone_are_refused_in_a_sentence(run: Run, tmp_path: Path) -> None:
     torch.save({"w": torch.ones(3, 2)}, tmp_path / "w.pt")
     code, out, err = run(str(tmp_path / "w.pt"))

@@ -10,15 +10,12 @@ import torch
 from torch import nn
 
 from fromage_cli.checkpoints import open_checkpoint
-from fromage_cli.checkpoints.runs.layer_settings import run_settings
-from fromage_cli.checkpoints.runs.rate_history import rate_history
 from fromage_cli.diagnostics.state.continuity import Links
 from fromage_cli.diagnostics.state.findings import judge
 from fromage_cli.diagnostics.state.measure import measure, trained_tensors
 from fromage_cli.diagnostics.state.result import StateResult
 from fromage_cli.missing import known
 from fromage_cli.optim import Lion
-from fromage_cli.optimizers.settings import Given
 
 Saved = dict[str, Any]
 STEPS = (40, 60, 90)
@@ -64,9 +61,8 @@ def said_of(run: list[Saved], path: Path, logged: dict[int, float] | None = None
         (path / "metrics.csv").write_text("\n".join(["step,lr", *lines]))
     checkpoints = [open_checkpoint(path / f"step-{saved['step']:06d}.pt") for saved in run]
     names = trained_tensors(checkpoints[-1], (), ())
-    settings = run_settings(checkpoints, names, Given(), Given())
     assert checkpoints[-1].optimizer is not None
-    return measure(Links(checkpoints, names, settings, rate_history(checkpoints)), checkpoints[-1].optimizer)
+    return measure(Links.of(checkpoints, names), checkpoints[-1].optimizer)
 
 
 def codes(result: StateResult) -> dict[str, str]:

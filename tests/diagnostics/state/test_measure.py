@@ -11,15 +11,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fromage_cli.checkpoints import Checkpoint, open_checkpoint
-from fromage_cli.checkpoints.runs.layer_settings import run_settings
-from fromage_cli.checkpoints.runs.rate_history import rate_history
 from fromage_cli.diagnostics.state.continuity import Links
 from fromage_cli.diagnostics.state.findings import judge, unknown_updates
 from fromage_cli.diagnostics.state.measure import measure, trained_tensors
 from fromage_cli.diagnostics.state.result import LayerState, StateResult
 from fromage_cli.missing import Missing, known
 from fromage_cli.optim import Fromage, Lion
-from fromage_cli.optimizers.settings import Given
 
 Saved = dict[str, Any]
 
@@ -44,9 +41,8 @@ def trained(make: Callable[..., Any] = torch.optim.AdamW, steps: int = 12, **set
 
 
 def measured(checkpoints: Sequence[Checkpoint], names: Sequence[str]) -> StateResult:
-    settings = run_settings(checkpoints, names, Given(), Given())
     assert checkpoints[-1].optimizer is not None
-    return measure(Links(checkpoints, names, settings, rate_history(checkpoints)), checkpoints[-1].optimizer)
+    return measure(Links.of(checkpoints, names), checkpoints[-1].optimizer)
 
 
 def said_of(saved: Saved, path: Path) -> StateResult:

@@ -233,3 +233,50 @@ def test_adafactor_of_transformers(settings: Any, tmp_path: Path) -> None:
                 assert known(found.relative_update) == pytest.approx(moved, rel=close)
                 assert isinstance(found.violations, Missing) and isinstance(found.update_rms, Missing)
         assert not [one for one in judge(result) if one.severity != "info"]
+
+
+HOSTILE: list[dict[str, Any]] = [
+    {"eps": 1e-3},
+    {"eps": ("a", None)},
+    {"clip_threshold": "wide", "scale_parameter": False, "relative_step": False},
+    {"lr": "high", "relative_step": False},
+    {"lr": None, "relative_step": False, "weight_decay": "some"},
+]
+
+
+@pytest.mark.parametrize("settings", HOSTILE)
+def test_settings_that_cannot_be_leave_the_bound_unknown(settings: dict[str, Any], tmp_path: Path) -> None:
+    adafactor = pytest.importorskip("transformers").Adafactor
+    stepped(adafactor, tmp_path)
+    saved = torch.load(tmp_path / "run.pt", weights_only=True)
+    saved["optimizer"]["param_groups"][0] |= settings
+    found = of(said_of(saved, tmp_path), "matrix").update_rms
+    assert isinstance(found, Missing) and "at most" not in found.words
+
+
+@pytest.mark.parametrize("make", [torch.optim.NAdam, torch.optim.RAdam])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda saved: saved["state"][0].update(step=torch.tensor(-5.0)),
+        lambda saved: saved["state"][0].update(exp_avg_sq=torch.ones(3)),
+        lambda saved: saved["param_groups"][0].update(betas="ab"),
+    ],
+)
+def test_a_state_that_no_rule_vouches_for_ends_in_an_answer(make: Any, damage: Any, tmp_path: Path) -> None:
+    stepped(make, tmp_path)
+    saved = torch.load(tmp_path / "run.pt", weights_only=True)
+    damage(saved["optimizer"])
+    assert said_of(saved, tmp_path).layers
+
+
+def test_an_infinite_momentum_makes_no_size(tmp_path: Path) -> None:
+    stepped(torch.optim.SGD, tmp_path, momentum=0.9)
+    saved = torch.load(tmp_path / "run.pt", weights_only=True)
+    saved["optimizer"]["state"][1]["momentum_buffer"][0, 0] = math.inf
+    result = said_of(saved, tmp_path)
+    assert of(result, "wide").update_rms == updates.NOT_FINITE
+    assert [(one.code, one.layer) for one in judge(result) if one.severity == "fail"] == [
+        ("moments-not-finite", "wide")
+    ]
+    assert known(result.totals.update_rms) is not None
