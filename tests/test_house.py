@@ -33,6 +33,7 @@ WITHOUT_A_SOURCE = {
     "checkpoints/test_formats.py",
     "checkpoints/test_import_cost.py",
     "diagnostics/breakdown/test_edges.py",
+    "diagnostics/state/test_study.py",
     "diagnostics/test_screens.py",
     "diagnostics/breakdown/test_networks.py",
     "diagnostics/state/test_masters.py",
