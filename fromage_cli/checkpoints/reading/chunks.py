@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from io import BufferedReader
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -53,10 +54,6 @@ class Job:
         for begin in range(0, self.elements, CHUNK):
             yield begin, min(begin + CHUNK, self.elements)
 
-    def whole(self) -> NDArray[Any] | None:
-        """Return all its bytes in memory, (bytes,) uint8; None where they are read from a file a part at a time."""
-        return None if self.read is None else self.read()
-
 
 def jobs_of(checkpoint: Checkpoint, names: Iterable[str], series_index: int = 0) -> Iterator[Job]:
     """Yield the work on the named tensors. Files are looked at between one and the next.
@@ -92,29 +89,26 @@ class ChunkReader:
 
         Raises InputError where the file ends too soon.
         """
-        whole = job.whole()
-        yield from (self.part(job, begin, end, whole) for begin, end in job.parts())
-
-    def part(self, job: Job, begin: int, end: int, whole: NDArray[Any] | None) -> NDArray[Any]:
-        """Return the bytes of some elements, counted from the job's first: (bytes,) uint8, valid until the next call.
-
-        `whole`: what the job holds in memory. Raises InputError where the file ends too soon.
-        """
         width = WIDTHS[job.dtype]
-        if whole is not None:
-            return whole[width * begin : width * end]
-        stored = self._stored[: width * (end - begin)]
-        if job.span is None:
-            return stored[:0]
-        path, start = job.span.version.path, job.span.begin + width * job.begin
-        view, position = stored.data, start + width * begin
-        with opened(path) as file:
-            while view:
-                count = os.preadv(file.fileno(), [view], position)
-                if count == 0:
-                    raise incomplete(path, start + width * end, position)
-                view, position = view[count:], position + count
-        return stored
+        if job.read is not None:
+            whole = job.read()
+            yield from (whole[width * begin : width * end] for begin, end in job.parts())
+        elif job.span is not None and job.elements:
+            with opened(job.span.version.path) as file:
+                for begin, end in job.parts():
+                    stored = self._stored[: width * (end - begin)]
+                    fill(file, job.span, width * (job.begin + begin), stored.data)
+                    yield stored
+
+
+def fill(file: BufferedReader, span: Span, begin: int, view: memoryview) -> None:
+    """Fill a buffer with the bytes of a tensor, from its byte `begin` on; InputError where the file ends too soon."""
+    position, end = span.begin + begin, span.begin + begin + len(view)
+    while view:
+        count = os.preadv(file.fileno(), [view], position)
+        if count == 0:
+            raise incomplete(span.version.path, end, position)
+        view, position = view[count:], position + count
 
 
 def threads() -> int:

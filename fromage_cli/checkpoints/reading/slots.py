@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
-from fromage_cli.checkpoints.checkpoint import Checkpoint
+from fromage_cli.checkpoints.checkpoint import Checkpoint, Span
 from fromage_cli.checkpoints.optimizers.optimizer_state import as_stored
 from fromage_cli.checkpoints.reading.arrays import CHUNK, bytes_of
-from fromage_cli.checkpoints.reading.chunks import JOB, ChunkReader, Job, Result, Worker, jobs_of, on_threads
+from fromage_cli.checkpoints.reading.chunks import JOB, Job, Result, Worker, fill, jobs_of, on_threads
 from fromage_cli.checkpoints.reading.reductions import Advance, being_read
 from fromage_cli.checkpoints.reading.widening import Widening
+from fromage_cli.checkpoints.storage.files import opened
 from fromage_cli.checkpoints.storage.stored_tensor import WIDTHS, StoredTensor
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ WEIGHT = "weight"
 """What the weight itself is called among its slots."""
 STEP = "step"
 """The slot that counts updates; it has the shape of a weight that is a single number."""
-WIDEST = 8
-"""Bytes of a real floating-point number at most."""
+AHEAD = 4
+"""Chunks that are read at once, so that a file is opened for every few of them."""
 
 
 class Place(NamedTuple):
@@ -73,11 +74,11 @@ def over_series(
     make: Callable[[], Worker],
     advance: Advance = lambda elements, doing: None,
 ) -> Iterator[tuple[int, Place, Result]]:
-    """Yield what the work makes of every part in every checkpoint but the first, beside that in the one before.
+    """Yield what the work makes of every part in every checkpoint, beside that in the one before.
 
     `slots`: of each checkpoint by the name of the tensor, empty for weights alone; those of the last one say which
     tensors are read. The work gets a checkpoint's index, its part, and that before: None where the tensor is not there
-    in this shape. A single checkpoint has none before. Results come in order whichever thread is faster; each thread
+    in this shape. The first checkpoint has none before. Results come in order whichever thread is faster; each thread
     makes a worker of its own. Tensors that are not floating are left out, and slots that `shaped_like` leaves out.
     Raises InputError when a file is cut off or changes meanwhile.
     """
@@ -176,12 +177,12 @@ def load_slot(slot: Mapping[str, Any], name: str, count: int = 1) -> Iterator[ND
     import numpy
 
     tensor = _tensors(slot)[name]
-    source, dtype, size, reader = _source(tensor), _dtype(tensor), math.prod(tensor.shape) // count, _SlotReader()
+    source, dtype, size, reader = _source(tensor), _dtype(tensor), math.prod(tensor.shape) // count, _Reader()
     for start in range(0, size * count, max(size, 1)):
         flat: NDArray[Any] = numpy.empty(size, numpy.float64 if dtype == "float64" else numpy.float32)
         for begin in range(0, size, CHUNK):
-            elements = min(CHUNK, size - begin)
-            flat[begin : begin + elements] = reader.read(source, dtype, Place(name, start + begin, elements))
+            end = min(begin + CHUNK, size)
+            flat[begin:end] = reader.read(source, dtype, (start + begin, start + end, size * count), AHEAD)
         yield flat
 
 
@@ -220,13 +221,14 @@ class _PartReader(Generic[Worker]):
 
         `tensors`: the slots of each checkpoint by the tensor's name. Two checkpoints are held at a time.
         """
-        opened = [
-            None if own is None else _Opened.of(own, held[job.name])
+        ahead = AHEAD if len(job.jobs) <= len(self._sides) else 1  # else each fills the buffer of another
+        sources = [
+            None if own is None else _Opened.of(own, held[job.name], ahead)
             for own, held in zip(job.jobs, tensors, strict=True)
         ]
         for begin, end in job.parts():
             before: Part | None = None
-            for index, source in enumerate(opened):
+            for index, source in enumerate(sources):
                 part = None if source is None else self._sides[index % 2].read(source, begin, end)
                 if part is not None and index in job.reported:
                     yield index, part, before
@@ -234,10 +236,9 @@ class _PartReader(Generic[Worker]):
 
     def slot_parts(self, job: Job, tensors: Mapping[str, Any]) -> Iterator[tuple[Place, Part]]:
         """Yield each part of slots alone, valid until the next one."""
-        source = _Opened.of(job, tensors)
+        source = _Opened.of(job, tensors, AHEAD)
         for begin, end in job.parts():
-            place = Place(job.name, job.begin + begin, end - begin)
-            yield place, Part(place.name, place.begin, self._sides[0].slots_alone(source, place))
+            yield Place(job.name, job.begin + begin, end - begin), self._sides[0].read(source, begin, end)
 
 
 @dataclass(frozen=True)
@@ -245,65 +246,83 @@ class _Opened:
     """Where the elements of a tensor and of its slots are read from in one checkpoint."""
 
     job: Job
-    whole: NDArray[Any] | None
-    slots: Mapping[str, StoredTensor | NDArray[Any]]
+    sources: Mapping[str, StoredTensor | NDArray[Any] | Span]
+    """Of the weight and of each slot; bytes in memory where they have to be held whole."""
     dtypes: Mapping[str, str]
+    ahead: int
+    """Chunks that are read at once."""
 
     @classmethod
-    def of(cls, job: Job, tensors: Mapping[str, Any]) -> _Opened:
+    def of(cls, job: Job, tensors: Mapping[str, Any], ahead: int) -> _Opened:
         """Read what has to be held whole."""
-        sources = {name: _source(tensor) for name, tensor in tensors.items()}
-        return cls(job, job.whole(), sources, {name: _dtype(tensor) for name, tensor in tensors.items()})
+        sources: dict[str, StoredTensor | NDArray[Any] | Span] = {
+            name: _source(tensor) for name, tensor in tensors.items()
+        }
+        dtypes = {name: _dtype(tensor) for name, tensor in tensors.items()}
+        own = job.read() if job.read is not None else job.span
+        if own is not None:
+            sources[WEIGHT], dtypes[WEIGHT] = own, job.dtype
+        return cls(job, sources, dtypes, ahead)
 
 
 class _Side:
     """The buffers of one thread for one checkpoint."""
 
     def __init__(self) -> None:
-        self._weights = ChunkReader()
-        self._widening = Widening(CHUNK)
-        self._slots: dict[str, _SlotReader] = {}
+        self._readers: dict[str, _Reader] = {}
 
-    def read(self, source: _Opened, begin: int, end: int) -> Part:
+    def read(self, opened: _Opened, begin: int, end: int) -> Part:
         """Return some elements, counted from the job's first, valid until the next call."""
-        job = source.job
-        place = Place(job.name, job.begin + begin, end - begin)
-        arrays = self.slots_alone(source, place)
-        arrays[WEIGHT] = self._widening.widened(self._weights.part(job, begin, end, source.whole), job.dtype)
-        return Part(place.name, place.begin, arrays)
-
-    def slots_alone(self, source: _Opened, place: Place) -> dict[str, NDArray[Any]]:
-        """Return the same elements of the slots, valid until the next call."""
-        for name in source.slots:
-            self._slots.setdefault(name, _SlotReader())
-        return {name: self._slots[name].read(held, source.dtypes[name], place) for name, held in source.slots.items()}
+        job, arrays = opened.job, {}
+        for name, source in opened.sources.items():
+            reader = self._readers.setdefault(name, _Reader())
+            asked = (job.begin + begin, job.begin + end, job.begin + job.elements)
+            arrays[name] = reader.read(source, opened.dtypes[name], asked, opened.ahead)
+        return Part(job.name, job.begin + begin, arrays)
 
 
-class _SlotReader:
-    """The buffers of one thread for slots of one name."""
+class _Reader:
+    """The buffers of one thread for weights, or for slots of one name; filled with several chunks at once."""
 
     def __init__(self) -> None:
         import numpy
 
-        self._stored: NDArray[Any] = numpy.empty(CHUNK * WIDEST, numpy.uint8)
+        self._stored: NDArray[Any] = numpy.empty(0, numpy.uint8)
         self._widening = Widening(CHUNK)
+        self._held: tuple[object, int, int] = (None, 0, 0)
 
-    def read(self, source: StoredTensor | NDArray[Any], dtype: str, place: Place) -> NDArray[Any]:
-        """Return the elements in a place, (elements,), valid until the next call."""
-        width = WIDTHS[dtype]
+    def read(
+        self, source: StoredTensor | NDArray[Any] | Span, dtype: str, asked: tuple[int, int, int], ahead: int
+    ) -> NDArray[Any]:
+        """Return elements, (elements,), valid until the next call; `asked`: their first, their end, and the job's."""
+        (begin, end, last), width = asked, WIDTHS[dtype]
+        if not isinstance(source, StoredTensor | Span):
+            return self._widening.widened(source[width * begin : width * end], dtype)
+        if source is not self._held[0] or not self._held[1] <= begin <= end <= self._held[2]:
+            self._fill(source, width, begin, min(begin + ahead * CHUNK, last))
+        start = self._held[1]
+        return self._widening.widened(self._stored[width * (begin - start) : width * (end - start)], dtype)
+
+    def _fill(self, source: StoredTensor | Span, width: int, begin: int, end: int) -> None:
+        """Read elements into the buffer, which grows where it is too short."""
+        import numpy
+
+        if self._stored.size < width * (end - begin):
+            self._stored = numpy.empty(width * (end - begin), numpy.uint8)
+        view = self._stored[: width * (end - begin)].data
         if isinstance(source, StoredTensor):
-            stored = self._stored[: width * place.elements]
-            source.read_part(place.begin, stored.data)
+            source.read_part(begin, view)
         else:
-            stored = source[width * place.begin : width * (place.begin + place.elements)]
-        return self._widening.widened(stored, dtype)
+            with opened(source.version.path) as file:
+                fill(file, source, width * begin, view)
+        self._held = (source, begin, end)
 
 
 def _series_jobs(
     checkpoints: Sequence[Checkpoint], found: Sequence[Mapping[str, Mapping[str, Any]]]
 ) -> Iterator[_SeriesJob]:
     """Yield the work on tensors. One that has to be held whole is read two checkpoints at a time."""
-    indices = range(min(1, len(checkpoints) - 1), len(checkpoints))
+    indices = range(len(checkpoints))
     for name in found[-1]:
         own = [
             _jobs_of_one(checkpoint, name, tensors[name]) if name in tensors else None

@@ -1,7 +1,8 @@
 """The learning rate along a run as each source tells it: saved groups, schedulers, logs, the folder's name."""
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -57,6 +58,31 @@ class RateHistory:
     """Of the run, relative to the peak; None where nothing tells one."""
     peak: float | None
     breaks: tuple[RateBreak, ...]
+
+    def last(self, index: int) -> float | None:
+        """The rate of the update that led to a checkpoint, where the run's schedule tells it; the saved one is next."""
+        step, saved = self.steps[index], self.saved[index]
+        if self.schedule is None or self.peak is None or step is None or saved is None or step < 1.0:
+            return None
+        near = _near(self.schedule, step, self.peak)
+        return near[0] if _within(saved, near) else None
+
+    def summed(self, index: int) -> float | None:
+        """The sum of the rates of all updates up to a checkpoint: by the schedule, else between the rates known.
+
+        Before the first known rate that one holds. None where fewer than two are known, or the steps are not.
+        """
+        stop = self.steps[index]
+        if stop is None:
+            return None
+        if self.schedule is not None and self.peak is not None and not self.breaks:
+            return self.peak * math.fsum(steps * factor for _, steps, factor in self.schedule.pieces(0.0, stop))
+        points = _points(self.steps, self.saved, self.logged)
+        path = [(step, rate) for step, rate in points if step <= stop]
+        if len(path) < 2:
+            return None
+        trapezoids = [0.5 * (low + high) * (end - start) for (start, low), (end, high) in pairwise(path)]
+        return path[0][0] * path[0][1] + math.fsum(trapezoids) + (stop - path[-1][0]) * path[-1][1]
 
     def between(self, index: int, updates: float, *, scale: float) -> tuple[list[float], bool]:
         """Upper bounds of the rates since the checkpoint before an index, for equal parts of the updates between.
@@ -152,9 +178,7 @@ def schedule_breaks(
 
 def rises(steps: Sequence[float | None], saved: Sequence[float | None], logged: dict[float, float]) -> list[RateBreak]:
     """The first place where the rate rises after it had fallen, or jumps up from a constant."""
-    points = dict(logged)
-    points |= {step: rate for step, rate in zip(steps, saved, strict=True) if step is not None and rate is not None}
-    path = sorted(points.items())
+    path = _points(steps, saved, logged.items())
     peak, lowest = 0.0, (0.0, 0.0)  # the lowest since the peak
     for index, (step, rate) in enumerate(path):
         source: Source = "log" if step in logged else "checkpoint"
@@ -181,6 +205,14 @@ def folder_breaks(checkpoint: Checkpoint, step: float | None, rates: Sequence[fl
                 return [RateBreak("disagree", at, max(rates), told, at, "folder")]
             break
     return []
+
+
+def _points(
+    steps: Sequence[float | None], saved: Sequence[float | None], logged: Iterable[tuple[float, float]]
+) -> list[tuple[float, float]]:
+    """Steps with their rates: as the log has them, else the checkpoints."""
+    points = {step: rate for step, rate in zip(steps, saved, strict=True) if step is not None and rate is not None}
+    return sorted((points | dict(logged)).items())
 
 
 def _near(schedule: Schedule, step: float, peak: float) -> tuple[float, float, float]:

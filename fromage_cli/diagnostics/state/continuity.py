@@ -56,6 +56,16 @@ class Links:
         reach = self.reaches[index].get(part.name)
         return Changes() if before is None or reach is None else reach.changes(before.arrays, part.arrays)
 
+    def settings_at(self, index: int) -> RunSettings:
+        """The settings as they were at a checkpoint."""
+        return replace(self.settings, found=self.settings.found[: index + 1])
+
+    def last_rate(self, index: int, name: str) -> float | None:
+        """The rate of a tensor's last update, where a schedule tells that it was not the saved one."""
+        saved, whole = self.settings.rates(name)[index], self.rates.saved[index]
+        last = self.rates.last(index)
+        return None if last is None or saved is None else last * (saved / whole if whole else 1.0)
+
     def count(self, index: int, name: str | None = None) -> float | None:
         """The updates that a checkpoint's state counts: of one tensor, else those of most."""
         slots = self.settings.found[index].slots

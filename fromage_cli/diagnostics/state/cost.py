@@ -7,7 +7,7 @@ from itertools import accumulate
 
 from fromage_cli.checkpoints.reading.reading_cost import SAMPLE, reduction_cost
 from fromage_cli.diagnostics.state.continuity import Links
-from fromage_cli.diagnostics.state.subjects import Subject, read_slots, read_tensors, subject_of
+from fromage_cli.diagnostics.state.subjects import Subject, read_slots, read_tensors, tensor_subjects
 from fromage_cli.diagnostics.state.unmatched import slot_subjects
 from fromage_cli.diagnostics.state.updates import MOST_WORK
 from fromage_cli.optimizers.streamed import orthogonalised_norm
@@ -22,24 +22,25 @@ SQUARE = 0.1
 
 def estimate(links: Links) -> Estimate:
     """Reading weights and slots of all checkpoints, and the matrices that Muon orthogonalises."""
-    checkpoint, names, settings = links.checkpoints[-1], links.names, links.settings
-    slots = settings.found[-1].slots
-    subjects = {name: subject_of(checkpoint.entries[name], slots.get(name, {}), settings) for name in names}
-    reading = reduction_cost(
-        [checkpoint], names, lambda _, few: read_tensors(links, {name: subjects[name] for name in few})
-    )
-    unmatched = slot_subjects(settings)
-    seconds, held = orthogonalising([*subjects.values(), *unmatched.values()])
-    seconds += reading.seconds + seconds_of_slots(links, unmatched)
+    places = range(len(links.checkpoints))
+    tensors = [tensor_subjects(links, index) for index in places]
+    slots = [slot_subjects(links.settings_at(index)) for index in places]
+
+    def reduce(_: Checkpoint, few: Sequence[str]) -> object:
+        return read_tensors(links, [{name: own[name] for name in few if name in own} for own in tensors])
+
+    reading = reduction_cost([links.checkpoints[-1]], links.names, reduce)
+    seconds, held = orthogonalising([one for own in (*tensors, *slots) for one in own.values()])
+    seconds += reading.seconds + seconds_of_slots(links, slots)
     return Estimate(0.0, max(reading.bytes, largest_resident() or 0) + held, seconds)
 
 
-def seconds_of_slots(links: Links, subjects: Mapping[str, Subject]) -> float:
+def seconds_of_slots(links: Links, subjects: Sequence[Mapping[str, Subject]]) -> float:
     """The time for slots whose tensor is not known, by that for the first of them."""
-    sizes = {name: math.prod(subject.trained.shape) for name, subject in subjects.items()}
+    sizes = {name: math.prod(subject.trained.shape) for name, subject in subjects[-1].items()}
     few = [name for name, before in zip(sizes, accumulate([0, *sizes.values()]), strict=False) if before < SAMPLE]
     started = time.perf_counter()
-    read_slots(links, {name: subjects[name] for name in few})
+    read_slots(links, [{name: own[name] for name in few if name in own} for own in subjects])
     seconds = time.perf_counter() - started
     read = sum(sizes[name] for name in few)
     return seconds * sum(sizes.values()) / read if read else 0.0

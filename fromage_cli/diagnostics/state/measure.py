@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 
 from fromage_cli.checkpoints import Checkpoint, OptimizerState, TensorEntry
 from fromage_cli.checkpoints.layers import BUFFERS, layer_entries
 from fromage_cli.checkpoints.reading.slots import dtypes_of, scalar
-from fromage_cli.diagnostics.state.changes import Changes
 from fromage_cli.diagnostics.state.continuity import Links
 from fromage_cli.diagnostics.state.result import (
     Epsilon,
+    FileState,
     GroupState,
     LayerState,
     Lost,
@@ -23,7 +23,7 @@ from fromage_cli.diagnostics.state.result import (
     Totals,
     Violations,
 )
-from fromage_cli.diagnostics.state.subjects import Found, Subject, read_slots, read_tensors, subject_of
+from fromage_cli.diagnostics.state.subjects import Found, Subject, read_slots, read_tensors, tensor_subjects
 from fromage_cli.diagnostics.state.sums import Sums
 from fromage_cli.diagnostics.state.unmatched import NOT_KNOWN, slot_subjects
 from fromage_cli.diagnostics.state.updates import NO_RULE, NOT_MATCHED, update_of
@@ -42,6 +42,10 @@ NOT_NARROW = Missing(Why.NOT_DEFINED, "its weights are kept in float32, or in a 
 STILL = Missing(Why.NOTHING_MOVES, "the step changes nothing")
 NEVER = Missing(Why.NOTHING_MOVES, "the rate or the weight decay is 0")
 NO_MASTER = Missing(Why.NOT_DEFINED, "there is no master copy of the weights")
+RATES_UNTOLD = Missing(Why.LEARNING_RATE_UNKNOWN, "the learning rates of the earlier steps are not known")
+UNDONE = Missing(Why.HIDDEN_BY_ROUNDING, "rounding undoes the decay of most entries")
+MOST = 0.5
+"""Share of the entries from which on rounding undoes the decay."""
 LEAST_STEP = 1e-6
 """A relative update from which on float32 weights change in digits that 16 bits do not hold."""
 
@@ -56,65 +60,99 @@ def trained_tensors(checkpoint: Checkpoint, include: Sequence[str], exclude: Seq
 def measure(
     links: Links, state: OptimizerState, advance: Callable[[float, str], None] = lambda elements, doing: None
 ) -> StateResult:
-    """What the state of the last of several checkpoints says, and whether it follows from those before.
+    """What the states of a run's checkpoints say, the last one in full, and whether each follows from the one before.
 
     Each is read once, side by side. Raises InputError as reading does.
     """
-    checkpoints, names, settings = links.checkpoints, links.names, links.settings
-    checkpoint = checkpoints[-1]
-    told, entries = settings.found[-1], checkpoint.entries
-    subjects = {name: subject_of(entries[name], told.slots.get(name, {}), settings) for name in names}
-    found, changes = read_tensors(links, subjects, advance)
-    all_matched = not told.unmatched_slots and (bool(told.slots) or not state.slots)
-    layers = tuple(
-        layer_of(subjects[name], entries[name], found[name], matched=all_matched or name in told.never_updated)
-        for name in names
+    places = range(len(links.checkpoints))
+    tensors = [tensor_subjects(links, index) for index in places]
+    slots = [slot_subjects(links.settings_at(index)) for index in places]
+    (found, changes), (of_slots, slot_changes) = (
+        read_tensors(links, tensors, advance),
+        read_slots(links, slots, advance),
     )
-    slots, of_slots, slot_changes = measure_slots(links, advance)
-    found |= of_slots
-    changes = [tensors | own for tensors, own in zip(changes, slot_changes, strict=True)]
-    counts = Counter(step for layer in (*layers, *slots) if not isinstance(step := layer.step, Missing))
-    usual = counts.most_common(1)[0][0] if counts else None
-    moving = frozenset(one.name for one in layers if (known(one.relative_update) or 0.0) > LEAST_STEP)
+    files = [file_of(links, index, tensors[index] | slots[index], found[index] | of_slots[index]) for index in places]
+    last, checkpoint = files[-1], links.checkpoints[-1]
+    moving = frozenset(one.name for one in last.layers if (known(one.relative_update) or 0.0) > LEAST_STEP)
+    lost = known(last.totals.lost)
+    decay_lost = lost is not None and (known(lost.decay) or 0.0) > MOST
+    everyone = (*last.layers, *last.slots)
     return StateResult(
         step=STEP_UNKNOWN if checkpoint.step is None else checkpoint.step,
-        optimizer=settings.name,
-        state_step=STEP_UNKNOWN if usual is None else int(usual),
-        totals=totals_of(layers, slots, found, settings.optimizer),
-        groups=tuple(decay_clocks(state, checkpoint.step if usual is None else usual)),
-        layers=layers,
-        slots=slots,
+        optimizer=links.settings.name,
+        state_step=STEP_UNKNOWN if last.updates is None else int(last.updates),
+        totals=last.totals,
+        groups=tuple(decay_clocks(state, links, decay_lost=decay_lost)),
+        layers=last.layers,
+        slots=last.slots,
         steps_differ=tuple(
-            one.name for one in (*layers, *slots) if not isinstance(one.step, Missing) and one.step != usual
+            one.name for one in everyone if not isinstance(one.step, Missing) and one.step != last.updates
         ),
-        never_updated=tuple(name for name in names if name in told.never_updated),
-        continuity=tuple(links.continuation(index, changes[index], moving) for index in range(1, len(checkpoints))),
+        never_updated=tuple(name for name in links.names if name in links.settings.found[-1].never_updated),
+        files=tuple(
+            file.record(one, links.rates.saved[index])
+            for index, (file, one) in enumerate(zip(files, links.checkpoints, strict=True))
+        ),
+        continuity=tuple(
+            links.continuation(index, changes[index] | slot_changes[index], moving) for index in places[1:]
+        ),
         rate_breaks=links.rates.breaks,
     )
 
 
-def measure_slots(
-    links: Links, advance: Callable[[float, str], None]
-) -> tuple[tuple[LayerState, ...], dict[str, Found], list[dict[str, Changes]]]:
-    """What is known of slots whose tensors are not, by number: all but what takes the weights."""
-    subjects = slot_subjects(links.settings)
-    found, changes = read_slots(links, subjects, advance)
-    layers = []
-    for name, subject in subjects.items():
-        entry = TensorEntry(name, subject.dtype, subject.trained.shape)
-        layer, rule = layer_of(subject, entry, found[name], matched=True), subject.trained.optimizer.rule
-        unknown = rule is not None and rule.reads_weights and not isinstance(layer.update_rms, Missing)
-        layers.append(
-            replace(
-                layer,
-                update_rms=NOT_KNOWN if unknown else layer.update_rms,
-                relative_update=NOT_KNOWN,
-                decay_share=NOT_KNOWN,
-                lost=NOT_KNOWN,
-                master_differs=NOT_KNOWN,
-            )
+@dataclass(frozen=True)
+class File:
+    """What is known of one checkpoint."""
+
+    layers: tuple[LayerState, ...]
+    slots: tuple[LayerState, ...]
+    totals: Totals
+    updates: float | None
+    """As most of its slots count them."""
+
+    def record(self, checkpoint: Checkpoint, rate: float | None) -> FileState:
+        """The same in a line."""
+        return FileState(
+            path=checkpoint.place,
+            step=STEP_UNKNOWN if checkpoint.step is None else checkpoint.step,
+            updates=STEP_UNKNOWN if self.updates is None else self.updates,
+            learning_rate=LEARNING_RATE_UNKNOWN if rate is None else rate,
+            relative_update=self.totals.relative_update,
+            update_rms=self.totals.update_rms,
+            lost=self.totals.lost,
+            violations=self.totals.violations,
         )
-    return tuple(layers), found, changes
+
+
+def file_of(links: Links, index: int, subjects: Mapping[str, Subject], found: Mapping[str, Found]) -> File:
+    """One checkpoint from the sums over its tensors and its slots without one."""
+    told, checkpoint = links.settings.found[index], links.checkpoints[index]
+    has_slots = checkpoint.optimizer is not None and bool(checkpoint.optimizer.slots)
+    all_matched = not told.unmatched_slots and (bool(told.slots) or not has_slots)
+    layers = tuple(
+        layer_of(one, checkpoint.entries[name], found[name], matched=all_matched or name in told.never_updated)
+        for name, one in subjects.items()
+        if name not in told.numbered
+    )
+    slots = tuple(slot_of(one, found[name]) for name, one in subjects.items() if name in told.numbered)
+    counts = Counter(step for layer in (*layers, *slots) if not isinstance(step := layer.step, Missing))
+    updates = counts.most_common(1)[0][0] if counts else None
+    return File(layers, slots, totals_of(layers, slots, found, links.settings.optimizer), updates)
+
+
+def slot_of(subject: Subject, found: Found) -> LayerState:
+    """What is known of a slot whose tensor is not: all but what takes the weights."""
+    entry, rule = TensorEntry(subject.name, subject.dtype, subject.trained.shape), subject.trained.optimizer.rule
+    layer = layer_of(subject, entry, found, matched=True)
+    unknown = rule is not None and rule.reads_weights and not isinstance(layer.update_rms, Missing)
+    return replace(
+        layer,
+        update_rms=NOT_KNOWN if unknown else layer.update_rms,
+        relative_update=NOT_KNOWN,
+        decay_share=NOT_KNOWN,
+        lost=NOT_KNOWN,
+        master_differs=NOT_KNOWN,
+    )
 
 
 def layer_of(subject: Subject, entry: TensorEntry, found: Found, *, matched: bool) -> LayerState:
@@ -216,12 +254,14 @@ def steps_of_slots(
     return [*((step, 0.0) for step in moved), *((0.0, sums[one.name].squares) for one in without)]
 
 
-def decay_clocks(state: OptimizerState, steps: float | None) -> Iterator[GroupState]:
-    """Each group with the clock of its decay, after so many updates.
+def decay_clocks(state: OptimizerState, links: Links, *, decay_lost: bool) -> Iterator[GroupState]:
+    """Each group with the time in which its decay acts, and what it has left of the initial weights so far.
 
     Decoupled decay takes rate * decay of a weight in a step. Under SGD the momentum multiplies that by its gain.
+    `decay_lost`: whether rounding undoes it.
     """
     rules = {number: RULES.get(part.settings.rule or "") for part in state.parts for number in part.numbers}
+    whole, summed = links.rates.saved[-1], links.rates.summed(len(links.checkpoints) - 1)
     for group in state.groups:
         rate, decay = (group.settings.get(name) for name in ("lr", "weight_decay"))
         rate = float(rate) if isinstance(rate, int | float) else None
@@ -232,11 +272,13 @@ def decay_clocks(state: OptimizerState, steps: float | None) -> Iterator[GroupSt
         if rule is not None and (rule is SGD or rule.decay == "decoupled") and rate is not None and decay is not None:
             own = {**MOMENTUM, **group.settings}
             gains = momentum_gains(own["momentum"], own["dampening"], own["nesterov"])
-            pace = rate * decay * (gains.total if rule is SGD else 1.0)
-            timescale = 1.0 / pace if pace > 0.0 else NEVER
-            remaining = STEP_UNKNOWN if steps is None else math.exp(-steps * pace)
+            gain = decay * (gains.total if rule is SGD else 1.0)
+            timescale = 1.0 / (rate * gain) if rate * gain > 0.0 else NEVER
+            remaining = RATES_UNTOLD if summed is None else UNDONE if decay_lost and gain > 0.0 else 0.0
+            if summed is not None and remaining == 0.0:
+                remaining = math.exp(-summed * gain * (rate / whole if whole else 1.0))
         yield GroupState(
-            parameters=len(group.numbers),
+            tensors=len(group.numbers),
             learning_rate=LEARNING_RATE_UNKNOWN if rate is None else rate,
             weight_decay=WEIGHT_DECAY_UNKNOWN if decay is None else decay,
             timescale=timescale,

@@ -172,7 +172,7 @@ def group_table(groups: Sequence[GroupState], style: PageStyle) -> RenderableTyp
     cells = [
         (
             place,
-            group.parameters,
+            group.tensors,
             known(group.learning_rate),
             known(group.weight_decay),
             known(group.timescale),

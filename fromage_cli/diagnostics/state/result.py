@@ -108,14 +108,13 @@ class LayerState:
 class GroupState:
     """One parameter group."""
 
-    parameters: int
-    """Tensors in it."""
+    tensors: int
     learning_rate: float | Missing
     weight_decay: float | Missing
     timescale: float | Missing
     """Steps in which decay at this rate takes weights to 1/e: 1 / (eta lambda), of SGD over the gain of momentum."""
     remaining: float | Missing
-    """Share of the initial weights still there after the steps so far at this rate: exp(-steps / timescale)."""
+    """Share of the initial weights that decay has left so far: exp(-sum of eta lambda)."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +131,24 @@ class Totals:
     lost: Lost | Missing
     violations: int
     """Entries, over all tensors."""
+
+
+@dataclass(frozen=True)
+class FileState:
+    """One checkpoint of the run."""
+
+    path: str
+    step: int | Missing
+    updates: float | Missing
+    """As its optimizer's state counts them."""
+    learning_rate: float | Missing
+    """Of the first group."""
+    relative_update: float | Missing
+    """||eta u|| / ||W|| over all tensors."""
+    update_rms: float | Missing
+    lost: Lost | Missing
+    violations: int
+    """Entries of the moments that no gradients can have made."""
 
 
 @dataclass(frozen=True)
@@ -219,6 +236,8 @@ class StateResult:
     """Tensors whose count of updates is another than most have."""
     never_updated: tuple[str, ...]
     """Tensors without moments beside others that have some."""
+    files: tuple[FileState, ...]
+    """Every checkpoint, first to last."""
     continuity: tuple[Continuation, ...]
     """Of each checkpoint but the first."""
     rate_breaks: tuple[RateBreak, ...]

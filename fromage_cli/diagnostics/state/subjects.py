@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -67,10 +67,12 @@ class Subject:
     """The dtype of weights that each step rounds; None where they are kept in more digits."""
     master: str | None
     """The slot with the float32 copy of the weights, on which steps are measured; None without."""
+    updates: float | None
+    """As its slot counts them."""
 
     def work(self, summation: Summation, part: Part) -> Found:
         """What one part of it adds."""
-        arrays, rule, slot = dict(part.arrays), self.trained.optimizer.rule, self.trained.slot
+        arrays, rule = dict(part.arrays), self.trained.optimizer.rule
         seen, lost, differing, digits = Seen(), None, 0, Digits()
         if self.master is not None:
             stored, arrays["weight"] = arrays["weight"], arrays.pop(self.master)
@@ -83,8 +85,8 @@ class Subject:
         else:
             sums = summation.memory(arrays, self._made_in_parts(arrays))
         if self.narrow is not None and rule is not None and "lr" in self.settings:
-            memory = {**arrays, "step": updates_made(slot) or MANY_STEPS}
-            kept = next((kind for key, kind in dtypes_of(slot).items() if key in arrays), self.narrow)
+            memory = {**arrays, "step": self.updates or MANY_STEPS}
+            kept = next((kind for key, kind in dtypes_of(self.trained.slot).items() if key in arrays), self.narrow)
             lost = lost_updates(rule, memory, arrays["weight"], self.settings, self.narrow, moments=narrowest(kept))
         return Found(sums, seen, lost, differing, digits)
 
@@ -110,28 +112,41 @@ def narrowest(dtype: str) -> Dtype:
     return "bfloat16" if dtype == "bfloat16" else "float16" if dtype == "float16" else "float32"
 
 
-def subject_of(entry: TensorEntry, slot: Mapping[str, Any], settings: RunSettings) -> Subject:
-    """One tensor with the settings of its group."""
+def subject_of(
+    entry: TensorEntry, slot: Mapping[str, Any], settings: RunSettings, rate: float | None = None
+) -> Subject:
+    """One tensor with the settings of its group; `rate`: that of its last update, where it is not the saved one."""
     name, told = entry.name, settings.found[-1]
     optimizer, own, moments = settings.optimizer_of(name), told.of(name), None
-    kind = settings.kind_of(name)
-    told_rate, decay = settings.rates(name)[-1], settings.decay(name)
+    kind, updates = settings.kind_of(name), updates_made(slot)
+    found = (settings.rates(name)[-1] if rate is None else rate, settings.decay(name))
     trained = Trained(
         *(entry.shape, optimizer, kind, slot, own),
-        *(float(value) if isinstance(value, int | float) else None for value in (told_rate, decay)),
+        *(float(value) if isinstance(value, int | float) else None for value in found),
     )
     rule, arguments = optimizer.rule, optimizer.arguments
     betas = arguments.get("betas") or own.get("betas") or (0.9, 0.999)
     if keeps_moments(slot, entry.shape, rule, kind) and TWO_SHARES.fits(betas):
         beta1, beta2 = betas
-        steps, stored = updates_made(slot) or MANY_STEPS, dtypes_of(slot)["exp_avg_sq"]
+        steps, stored = updates or MANY_STEPS, dtypes_of(slot)["exp_avg_sq"]
         moments = Moments(beta1, beta2, float(arguments.get("eps") or 0.0), steps, stored, corrects_bias(own))
     kernels = {key: value for key, value in own.items() if key in ("foreach", "fused")}
-    rate = {} if trained.rate is None else {"lr": trained.rate}
+    stepping = {} if trained.rate is None else {"lr": trained.rate}
     narrow = narrowest(entry.dtype) if entry.dtype in NARROW and not COPIES.intersection(slot) else None
     length = max(entry.elements // max(entry.shape[0] if entry.shape else 1, 1), 1)
-    steps_by = {**kernels, **arguments, "weight_decay": trained.decay or 0.0, **rate}
-    return Subject(name, entry.dtype, length, trained, moments, steps_by, narrow, master_of(slot, entry))
+    steps_by = {**kernels, **arguments, "weight_decay": trained.decay or 0.0, **stepping}
+    return Subject(name, entry.dtype, length, trained, moments, steps_by, narrow, master_of(slot, entry), updates)
+
+
+def tensor_subjects(links: Links, index: int) -> dict[str, Subject]:
+    """The tensors of one checkpoint of a run that the last one holds as well."""
+    entries, settings = links.checkpoints[index].entries, links.settings_at(index)
+    slots = settings.found[-1].slots
+    return {
+        name: subject_of(entries[name], slots.get(name, {}), settings, links.last_rate(index, name))
+        for name in links.names
+        if name in entries
+    }
 
 
 def master_of(slot: Mapping[str, Any], entry: TensorEntry) -> str | None:
@@ -140,49 +155,52 @@ def master_of(slot: Mapping[str, Any], entry: TensorEntry) -> str | None:
     return next((key for key in found if key in COPIES and dtypes_of(slot)[key] == "float32"), None)
 
 
+Measured = tuple[list[dict[str, Found]], list[dict[str, Changes]]]
+"""Of each checkpoint by name: what is found in it, and how it changed from the one before."""
+
+
 def read_tensors(
-    links: Links, subjects: Mapping[str, Subject], advance: Advance = lambda elements, doing: None
-) -> tuple[dict[str, Found], list[dict[str, Changes]]]:
-    """What is found of each tensor of the last checkpoint, and how each changed from one checkpoint to the next.
+    links: Links, subjects: Sequence[Mapping[str, Subject]], advance: Advance = lambda elements, doing: None
+) -> Measured:
+    """What is found of each tensor of each checkpoint, and how each changed; `subjects` of each checkpoint.
 
     Weights and slots of all checkpoints are read side by side in parts.
     """
-    found, last = dict.fromkeys(subjects, Found()), len(links.checkpoints) - 1
-    changes = [dict.fromkeys(subjects, Changes()) for _ in links.checkpoints]
+    found = [dict.fromkeys(own, Found()) for own in subjects]
+    changes = [dict.fromkeys(own, Changes()) for own in subjects]
 
     def work(summation: Summation, index: int, part: Part, before: Part | None) -> tuple[Found, Changes]:
-        own = subjects[part.name].work(summation, part) if index == last else Found()
-        return own, links.changes(index, part, before)
+        return subjects[index][part.name].work(summation, part), links.changes(index, part, before)
 
-    memory = [{name: one.slots.get(name, {}) for name in subjects} for one in links.settings.found]
+    memory = [{name: one.trained.slot for name, one in own.items()} for own in subjects]
     series = over_series(links.checkpoints, memory, work, lambda: Summation(CHUNK), advance)
     for index, place, (more, changed) in series:
-        found[place.name] = found[place.name].joined(more)
+        found[index][place.name] = found[index][place.name].joined(more)
         changes[index][place.name] += changed
     return found, changes
 
 
 def read_slots(
-    links: Links, subjects: Mapping[str, Subject], advance: Advance = lambda elements, doing: None
-) -> tuple[dict[str, Found], list[dict[str, Changes]]]:
+    links: Links, subjects: Sequence[Mapping[str, Subject]], advance: Advance = lambda elements, doing: None
+) -> Measured:
     """The same of slots whose tensor is not known, two checkpoints at a time."""
-    found, last = dict.fromkeys(subjects, Found()), len(links.checkpoints) - 1
-    changes = [dict.fromkeys(subjects, Changes()) for _ in links.checkpoints]
-    told = [one.slots for one in links.settings.found]
+    found = [dict.fromkeys(own, Found()) for own in subjects]
+    changes = [dict.fromkeys(own, Changes()) for own in subjects]
 
     def work(index: int, summation: Summation, part: Part) -> tuple[Found, Changes]:
         before = {key.removeprefix(BEFORE): array for key, array in part.arrays.items() if key.startswith(BEFORE)}
         own = replace(part, arrays={key: array for key, array in part.arrays.items() if not key.startswith(BEFORE)})
         changed = links.changes(index, own, replace(part, arrays=before) if before else None)
-        return subjects[part.name].without_weights(summation, own) if index == last else Found(), changed
+        return subjects[index][part.name].without_weights(summation, own), changed
 
-    for index in range(min(1, last), last + 1):
+    for index, of_one in enumerate(subjects):
         memory = {}
-        for name, subject in subjects.items():
-            own, earlier = (one.get(name, {}) for one in (told[index], told[index - 1] if index else {}))
-            held = {BEFORE + key: value for key, value in as_stored(earlier).items() if key != STEP}
-            memory[name] = (subject.trained.shape, {**held, **as_stored(own)})
+        for name, subject in of_one.items():
+            earlier = subjects[index - 1].get(name) if index else None
+            slot = {} if earlier is None else as_stored(earlier.trained.slot)
+            held = {BEFORE + key: value for key, value in slot.items() if key != STEP}
+            memory[name] = (subject.trained.shape, {**held, **as_stored(subject.trained.slot)})
         for place, (more, changed) in over_slots(memory, partial(work, index), lambda: Summation(CHUNK), advance):
-            found[place.name] = found[place.name].joined(more)
+            found[index][place.name] = found[index][place.name].joined(more)
             changes[index][place.name] += changed
     return found, changes
