@@ -146,7 +146,7 @@ def main() -> None:
         return
     page = asked.write.read_text(encoding="utf-8")
     for name, text in parts.items():
-        page = re.sub(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", rf"\g<1>{text}\g<2>", page, flags=re.DOTALL)
+        page = re.sub(rf"(<!-- {name} -->\n).*?(<!-- end -->)", rf"\g<1>{text}\n\g<2>", page, flags=re.DOTALL)
     asked.write.write_text(page, encoding="utf-8")
 
 
