@@ -20,6 +20,7 @@ HEALTHY = [
     Recipe("adam-l2-foreach", "vit", "adam", 2e-3, {"weight_decay": 1e-3, "foreach": True}, schedule="linear"),
     Recipe("adam-amsgrad", "cnn", "adam", 2e-3, {"amsgrad": True}),
     Recipe("adam-one-cycle", "cnn", "adam", 5e-3, schedule="one-cycle"),
+    Recipe("adam-one-cycle-fast", "mlp", "adam", 5e-3, schedule="one-cycle", length=45, saved=(1, 2, 15, 30, 44, 45)),
     Recipe("adam-one-cycle-short", "cnn", "adam", 5e-3, schedule="one-cycle", length=45, saved=(1, 2, 20, 30, 40, 45)),
     Recipe("adam-restarts", "mlp", "adam", 2e-3, schedule="restarts"),
     Recipe("adam-plateau", "mlp", "adam", 2e-2, schedule="plateau"),

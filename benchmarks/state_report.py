@@ -127,8 +127,8 @@ def summary(healthy: Sequence[Line], faulty: Sequence[Line]) -> str:
         f"Moments were called impossible in {impossible} of these {len(said)} answers. "
         f"Something was said not to continue in {broken} of them, in {runs} runs.\n\n"
         f"Faults were put into the last of three checkpoints. "
-        f"Under Adam and AdamW the finding that must name them came in {share(named[True])} cases, "
-        f"under SGD with momentum and Lion in {share(named[False])}."
+        f"Under Adam and AdamW the finding that must name them came in {share(named[True])} cases. "
+        f"Under SGD with momentum and Lion it came in {share(named[False])}."
     )
 
 
@@ -146,7 +146,7 @@ def main() -> None:
         return
     page = asked.write.read_text(encoding="utf-8")
     for name, text in parts.items():
-        page = re.sub(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", rf"\g<1>{text}\g<2>", page, flags=re.DOTALL)
+        page = re.sub(rf"(<!-- {name} -->\n).*?(<!-- end -->)", rf"\g<1>{text}\n\g<2>", page, flags=re.DOTALL)
     asked.write.write_text(page, encoding="utf-8")
 
 

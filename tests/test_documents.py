@@ -24,6 +24,7 @@ STUDIES = {
     "regime-study",
     "run-study",
     "schedule-study",
+    "state-study",
 }
 GUIDES = [page for page in PAGES if page.stem not in STUDIES]
 README_LINES, SENTENCE_WORDS, PICTURE_BYTES = 200, 25, 100_000
