@@ -21,6 +21,7 @@ OF_ADAM = {"amsgrad", "bias_correction", "correct_bias", "use_muon"}
 STRANGERS = {
     *("rho", "d", "d0", "k", "warmup_steps", "gamma", "delta", "nus", "weight_decouple", "n_sma_threshold", "buffer"),
     *("degenerated_to_sgd", "decouple", "rank", "hessian_power", "alpha", "beta3", "rectify", "cautious"),
+    *("clip_exp", "decoupled", "corrected_weight_decay"),
 }
 """Settings of optimizers that keep moments under the names of Adam's and do something else with them."""
 BEFORE_RULES = (
@@ -41,6 +42,7 @@ BEFORE_RULES = (
     ({"precondition_frequency"}, "soap"),
     ({"weight_decouple", "dampening"}, "sgdw"),
     ({"integral", "derivative"}, "sgd with a PID controller"),
+    ({"grad_averaging", "rectify"}, "another lamb"),
     ({"adamw_betas"}, "muon with an auxiliary adam"),
 )
 """Settings that together only other optimizers have, of which some are a rule's own as well."""
@@ -54,6 +56,7 @@ OTHERS_BY_SLOTS = (
     ({"square_avg", "acc_delta"}, "adadelta"),
     ({"square_avg"}, "rmsprop"),
     ({"sum"}, "adagrad"),
+    ({"exp_avg_res_row"}, "came"),
     ({"exp_avg_sq_row"}, ADAFACTOR_OF_TRANSFORMERS),
     ({"exp_avg_diff"}, "adan"),
     ({"exp_avg_var"}, "adabelief"),

@@ -301,6 +301,13 @@ def corrects_bias(settings: Mapping[str, Any]) -> bool:
     return all(settings.get(name) is not False for name in ("bias_correction", "correct_bias"))
 
 
+def beta1_range(settings: Mapping[str, Any], beta1: float) -> tuple[float, float]:
+    """The least and the largest beta1 of a run; OneCycleLR and CyclicLR change it, and save between which values."""
+    told = [settings.get(name) for name in ("base_momentum", "max_momentum")]
+    between = [float(value) for value in told if isinstance(value, int | float) and 0.0 <= value < 1.0]
+    return min([beta1, *between]), max([beta1, *between])
+
+
 def first_known(*values: Any) -> Any:
     """The first value that is known."""
     return next((value for value in values if value is not None), None)

@@ -11,22 +11,25 @@ are, k steps back, proportional to (beta1 / beta2)^k. The same holds of what t s
 import math
 
 
-def moment_bound(beta1: float, beta2: float, steps: float) -> float:
+def moment_bound(beta1: float, beta2: float, steps: float, least: float | None = None) -> float:
     """C_t: the most that |m| can be over sqrt(v) after so many steps from 0.
 
+    Where beta1 changes along the run it is the largest, and `least` the smallest: C_t is then (1 - least) / (1 - beta1)
+    times as large, for a gradient's weight in m is at most (1 - least) beta1^k after k steps.
     Infinite where beta2 is 0 and earlier gradients still count in m, or where it leaves float64.
     """
     if steps <= 0.0:
         return 0.0
     if beta2 <= 0.0:
         return 1.0 if steps <= 1.0 or beta1 == 0.0 else math.inf
-    return (1.0 - beta1) * math.sqrt(_geometric_sum(beta1 * beta1 / beta2, steps) / (1.0 - beta2))
+    newest = 1.0 - (beta1 if least is None else least)
+    return newest * math.sqrt(_geometric_sum(beta1 * beta1 / beta2, steps) / (1.0 - beta2))
 
 
-def step_bound(beta1: float, beta2: float, steps: float) -> float:
+def step_bound(beta1: float, beta2: float, steps: float, least: float | None = None) -> float:
     """The most that |m^| / sqrt(v^) can be: C_t after both averages are corrected for their start at 0."""
     correction: float = math.sqrt(1.0 - beta2**steps) / (1.0 - beta1**steps)
-    return moment_bound(beta1, beta2, steps) * correction
+    return moment_bound(beta1, beta2, steps, least) * correction
 
 
 def noise_size(beta1: float) -> float:

@@ -3,12 +3,18 @@
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint
-from fromage_cli.checkpoints.runs.saved_schedule import rises_again, saved_schedule, scheduler_rate, updates_made
+from fromage_cli.checkpoints.runs.saved_schedule import (
+    rises_again,
+    saved_schedule,
+    scheduler_rates,
+    scheduler_ticks,
+    updates_made,
+)
 from fromage_cli.checkpoints.runs.trainer_logs import FOLDERS, logged_rates
 from fromage_cli.theory.schedules import Schedule
 
@@ -16,8 +22,12 @@ SAME = 0.02
 """Relative difference up to which two rates of one step are the same."""
 RISE = 1.1
 """Factor from which on a rate that had fallen is said to rise again."""
+NOTHING = 1e-6
+"""Share of the peak that is no rate."""
 JUMP = 2.0
 """Factor from which on a rate that was constant is said to jump."""
+LONGEST_GAP = 0.25
+"""Share of the steps between two checkpoints that a log may leave out and still tell the highest rate."""
 PIECES = 1000
 """Into which the steps between two checkpoints are cut at most."""
 _IN_NAME = re.compile(
@@ -42,6 +52,8 @@ class RateBreak:
     """The step of `expected`."""
     source: Source
     """Which source `expected` is from."""
+    scheduled: bool = False
+    """Whether the scheduler was stepped as often as the optimizer, so that it means this."""
 
 
 @dataclass(frozen=True)
@@ -58,31 +70,45 @@ class RateHistory:
     """Of the run, relative to the peak; None where nothing tells one."""
     peak: float | None
     breaks: tuple[RateBreak, ...]
+    initial: float | None = None
+    """What a scheduler noted as the rate that the run began with."""
+
+    def _holds_until(self, step: float) -> bool:
+        """Whether the schedule is known, and says the rate up to a step: beyond its end torch's schedulers differ."""
+        sound = all(one.scheduled or one.source == "folder" for one in self.breaks)
+        known = self.schedule is not None and self.peak is not None and sound
+        return known and (self.schedule is None or self.schedule.end is None or step <= self.schedule.end)
+
+    def _scheduled(self, step: float) -> float:
+        """The rate of the schedule at a step."""
+        return 0.0 if self.schedule is None or self.peak is None else self.schedule.rate_factor(step) * self.peak
 
     def last(self, index: int) -> float | None:
         """The rate of the update that led to a checkpoint, where the run's schedule tells it; the saved one is next."""
         step, saved = self.steps[index], self.saved[index]
-        if self.schedule is None or self.peak is None or step is None or saved is None or step < 1.0:
+        if step is None or saved is None or step < 1.0 or not self._holds_until(step):
             return None
-        near = _near(self.schedule, step, self.peak)
+        near = [self._scheduled(place) for place in (step - 1.0, step, step + 1.0)]
         return near[0] if _within(saved, near) else None
 
-    def summed(self, index: int) -> float | None:
+    def summed(self, index: int) -> tuple[float | None, bool]:
         """The sum of the rates of all updates up to a checkpoint: by the schedule, else between the rates known.
 
-        Before the first known rate that one holds. None where fewer than two are known, or the steps are not.
+        Before the first known rate that one holds. The flag says whether more than one rate is known; a single one is
+        taken to be constant, unless it is not what the run began with. None where nothing tells.
         """
-        stop = self.steps[index]
+        stop, saved = self.steps[index], self.saved[index]
         if stop is None:
-            return None
-        if self.schedule is not None and self.peak is not None and not self.breaks:
-            return self.peak * math.fsum(steps * factor for _, steps, factor in self.schedule.pieces(0.0, stop))
+            return None, False
+        if self.schedule is not None and self.peak is not None and self._holds_until(stop):
+            return self.peak * math.fsum(steps * factor for _, steps, factor in self.schedule.pieces(0.0, stop)), True
         points = _points(self.steps, self.saved, self.logged)
         path = [(step, rate) for step, rate in points if step <= stop]
         if len(path) < 2:
-            return None
+            varied = saved is None or (self.initial is not None and not _same(saved, self.initial))
+            return None if varied or saved is None else saved * stop, False
         trapezoids = [0.5 * (low + high) * (end - start) for (start, low), (end, high) in pairwise(path)]
-        return path[0][0] * path[0][1] + math.fsum(trapezoids) + (stop - path[-1][0]) * path[-1][1]
+        return path[0][0] * path[0][1] + math.fsum(trapezoids) + (stop - path[-1][0]) * path[-1][1], True
 
     def between(self, index: int, updates: float, *, scale: float) -> tuple[list[float], bool]:
         """Upper bounds of the rates since the checkpoint before an index, for equal parts of the updates between.
@@ -94,13 +120,18 @@ class RateHistory:
         ends = [rate for rate in self.saved[index - 1 : index + 1] if rate is not None]
         if start is None or stop is None or not ends:
             return [max(ends, default=0.0) * scale], False
-        if self.schedule is not None and self.peak is not None and not self.breaks:
+        if self._holds_until(stop):
             count = max(min(round(updates), PIECES), 1)
             edges = [start + (stop - start) * part / count for part in range(count + 1)]
-            factors = [self.schedule.rate_factor(edge) * self.peak * scale for edge in edges]
-            return [(1.0 + SAME) * max(pair) for pair in pairwise(factors)], True
+            bounds = [
+                (math.floor(low), math.ceil(high)) for low, high in pairwise(edges)
+            ]  # rates change at whole steps
+            return [(1.0 + SAME) * scale * max(map(self._scheduled, pair)) for pair in bounds], True
         within = [rate for step, rate in self.logged if start <= step <= stop]
-        return [max(*ends, *within) * scale], len(within) > 1
+        constant = len(ends) > 1 and _same(ends[0], ends[-1])
+        marks = [start, *(step for step, _ in self.logged if start <= step <= stop), stop]
+        dense = max(high - low for low, high in pairwise(marks)) <= LONGEST_GAP * (stop - start)
+        return [max([*ends, *within]) * scale], dense or (constant and not within)
 
 
 def rate_history(checkpoints: Sequence[Checkpoint]) -> RateHistory:
@@ -111,20 +142,23 @@ def rate_history(checkpoints: Sequence[Checkpoint]) -> RateHistory:
     logged = logged_rates(last.weights or last.path)
     told = saved_schedule(checkpoints)
     unscheduled, unlogged = schedule_breaks(checkpoints, steps, saved), log_breaks(steps, saved, logged)
+    risen = [] if unscheduled or unlogged or rises_again(last) else rises(steps, saved, logged)
+    continues = steps[-1] is not None and scheduler_ticks(last) == steps[-1]
     breaks = (
         *scheduler_breaks(checkpoints, steps),
         *unlogged,
         *unscheduled,
-        *([] if unscheduled or unlogged or rises_again(last) else rises(steps, saved, logged)),
+        *(replace(one, scheduled=continues) for one in risen),
         *folder_breaks(last, steps[-1], [rate for rate in (*saved, told.peak, *logged.values()) if rate]),
     )
-    return RateHistory(steps, saved, tuple(logged.items()), told.schedule, told.peak, breaks)
+    initial = _first_rate(last, "initial_lr")
+    return RateHistory(steps, saved, tuple(logged.items()), told.schedule, told.peak, breaks, initial)
 
 
-def _first_rate(checkpoint: Checkpoint) -> float | None:
-    """The rate of the first group."""
+def _first_rate(checkpoint: Checkpoint, name: str = "lr") -> float | None:
+    """The rate of the first group, or another of its settings."""
     groups = checkpoint.optimizer.groups if checkpoint.optimizer is not None else ()
-    rate = groups[0].settings.get("lr") if groups else None
+    rate = groups[0].settings.get(name) if groups else None
     return float(rate) if isinstance(rate, int | float) else None
 
 
@@ -132,13 +166,14 @@ def scheduler_breaks(checkpoints: Sequence[Checkpoint], steps: Sequence[float | 
     """Checkpoints whose scheduler set last what no group of the optimizer has."""
     breaks = []
     for checkpoint, step in zip(checkpoints, steps, strict=True):
-        expected, first = scheduler_rate(checkpoint), _first_rate(checkpoint)
-        if expected is None or first is None or checkpoint.optimizer is None:
+        told, first = scheduler_rates(checkpoint), _first_rate(checkpoint)
+        if not told or first is None or checkpoint.optimizer is None:
             continue
         rates = [group.settings.get("lr") for group in checkpoint.optimizer.groups]
-        if not any(isinstance(rate, int | float) and _same(rate, expected) for rate in rates):
+        pairs = [(rate, expected) for rate in rates for expected in told if isinstance(rate, int | float)]
+        if not any(_same(*pair) for pair in pairs):
             at = -1.0 if step is None else step
-            breaks.append(RateBreak("disagree", at, first, expected, at, "scheduler"))
+            breaks.append(RateBreak("disagree", at, first, told[0], at, "scheduler"))
     return breaks
 
 
@@ -153,7 +188,8 @@ def log_breaks(
         near = [*[one for one in logged if one <= step][-2:], *[one for one in logged if one > step][:2]]
         rates = [logged[one] for one in near]
         bracketed = near and near[0] <= step <= near[-1]
-        if bracketed and not _within(rate, [min(rates) / RISE, max(rates) * RISE]):
+        change = max(rates) - min(rates) if rates else 0.0  # a log may tell the rate of the update before
+        if bracketed and not _within(rate, [min(rates) / RISE - change, max(rates) * RISE + change]):
             closest = min(near, key=lambda one: abs(one - step))
             breaks.append(RateBreak("disagree", step, rate, logged[closest], closest, "log"))
     return breaks
@@ -165,13 +201,15 @@ def schedule_breaks(
     """Checkpoints whose rate is not what the schedule saved with the one before says of their step."""
     breaks = []
     for index in range(1, len(checkpoints)):
-        step, rate, start = steps[index], saved[index], steps[index - 1]
-        told = saved_schedule(checkpoints[index - 1 : index]) if step is not None and rate is not None else None
-        if told is None or told.schedule is None or not told.peak or step is None or rate is None or start is None:
+        start, step, held, rate = steps[index - 1], steps[index], saved[index - 1], saved[index]
+        if start is None or step is None or held is None or rate is None:
             continue
-        own, now = (_near(told.schedule, place, told.peak) for place in (start, step))
-        held = saved[index - 1]
-        if held is not None and _within(held, own) and not _within(rate, now):
+        told = saved_schedule(checkpoints[index - 1 : index])
+        schedule, peak = told.schedule, told.peak
+        if schedule is None or not peak or told.fitted or (schedule.end is not None and step > schedule.end):
+            continue
+        own, now = (_near(schedule, place, peak) for place in (start, step))
+        if _within(held, own) and not _within(rate, now, peak):
             breaks.append(RateBreak("schedule", step, rate, now[1], start, "scheduler"))
     return breaks
 
@@ -221,9 +259,10 @@ def _near(schedule: Schedule, step: float, peak: float) -> tuple[float, float, f
     return before, at, after
 
 
-def _within(rate: float, others: Sequence[float]) -> bool:
-    """Whether a rate is between others, or the same as one of them."""
-    return (1.0 - SAME) * min(others) <= rate <= (1.0 + SAME) * max(others)
+def _within(rate: float, others: Sequence[float], peak: float = 0.0) -> bool:
+    """Whether a rate is between others, or the same as one of them but for a millionth of the peak."""
+    least, most = (1.0 - SAME) * min(others), (1.0 + SAME) * max(others)
+    return least - NOTHING * peak <= rate <= most + NOTHING * peak
 
 
 def _same(rate: float, other: float) -> bool:

@@ -5,7 +5,7 @@ Steps of a run of the Hugging Face Trainer stand in trainer_state.json as max_st
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,6 +40,8 @@ class SavedSchedule:
     """Why the rate is not constant, as a clause, where its schedule is not known."""
     total: float | None = None
     """Steps of the run, where a trainer wrote them."""
+    fitted: bool = False
+    """Whether it is a line through rates that were seen: what comes after them is a guess."""
     peak: float | None = None
     """The highest rate that they tell of; None where no optimizer's state does."""
 
@@ -75,7 +77,7 @@ def saved_schedule(
     changing = [rate for _, rate in seen if abs(rate - 1.0) > ALIKE]
     if total is not None and len(seen) > 1 and (fitted := fit_schedule(seen, total)) is not None:
         source = f"{len(seen)} rates up to step {seen[-1][0]:g}"
-        return SavedSchedule(fitted if changing else None, source, total=total, peak=peak)
+        return SavedSchedule(fitted if changing else None, source, total=total, fitted=True, peak=peak)
     doubt = None
     if changing:
         doubt = f"the rate was {changing[-1]:.3g} × its peak at one step and something else at others"
@@ -84,21 +86,34 @@ def saved_schedule(
     return SavedSchedule(doubt=doubt, total=total, peak=peak)
 
 
-def scheduler_rate(checkpoint: Checkpoint) -> float | None:
-    """The rate that a scheduler saved with a checkpoint set last, for the first group; None without one."""
-    state, _ = _scheduler(checkpoint)
-    last = None if state is None else state.get("_last_lr")
-    return _number(last[0]) if isinstance(last, list | tuple) and last else None
+def scheduler_rates(checkpoint: Checkpoint) -> list[float]:
+    """The rates that the schedulers saved with a checkpoint set last, each for its first group."""
+    rates = (state.get("_last_lr") for state, _ in _schedulers(checkpoint))
+    firsts = (_number(last[0]) for last in rates if isinstance(last, list | tuple) and last)
+    return [rate for rate in firsts if rate is not None]
 
 
 def rises_again(checkpoint: Checkpoint) -> bool:
-    """Whether the scheduler saved with a checkpoint is one that raises the rate again and again."""
+    """Whether the scheduler saved with a checkpoint is one that raises the rate again: in cycles, or past its end."""
     state, _ = _scheduler(checkpoint)
-    return state is not None and bool(CYCLES & set(state))
+    last, done = (None if state is None else _number(state.get(name)) for name in ("T_max", "last_epoch"))
+    turned = last is not None and done is not None and done > last
+    return state is not None and (turned or bool(CYCLES & set(state)))
+
+
+def scheduler_ticks(checkpoint: Checkpoint) -> float | None:
+    """How often the scheduler saved with a checkpoint was stepped; None without one."""
+    state, _ = _scheduler(checkpoint)
+    return None if state is None else _number(state.get("last_epoch"))
 
 
 def _scheduler(checkpoint: Checkpoint) -> tuple[Mapping[str, Any] | None, str]:
     """The first scheduler's state in the weights' file or beside it, and that file's name."""
+    return next(_schedulers(checkpoint), (None, ""))
+
+
+def _schedulers(checkpoint: Checkpoint) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """The same of every scheduler."""
     weights = checkpoint.weights or checkpoint.path
     beside = [weights.parent / name for name in FILES] if has_usual_name(weights) else []
     for path in (weights, *beside):
@@ -111,10 +126,9 @@ def _scheduler(checkpoint: Checkpoint) -> tuple[Mapping[str, Any] | None, str]:
         if not isinstance(root, Mapping):
             continue
         for value in (root, *(held for name, held in root.items() if "sched" in str(name).lower())):
-            first = value[0] if isinstance(value, list | tuple) and value else value
-            if _is_state(first):
-                return {str(name): held for name, held in first.items()}, path.name
-    return None, ""
+            for one in value if isinstance(value, list | tuple) else [value]:
+                if _is_state(one):
+                    yield {str(name): held for name, held in one.items()}, path.name
 
 
 def _trainer(checkpoint: Checkpoint) -> Mapping[str, Any]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 BLOCK = 2**15
 """Entries that are worked on at once, so that all arrays lie in the processor's cache."""
+FAR = 10.0
+"""Times as far as updates can move a weight: no doubt about the rates explains that."""
 LEAST_REMEMBERED = 1e-6
 """The share of v below which what is left of it tells nothing."""
 
@@ -32,6 +34,10 @@ class MomentReach:
     updates: float
     dtype: str
     """As v is stored."""
+    first_dtype: str
+    """As m is stored."""
+    between: tuple[float, float] | None = None
+    """The least and the largest beta1 on the way, where it changed."""
 
     @property
     def remembered(self) -> float:
@@ -49,14 +55,20 @@ class MomentReach:
         lower = self.remembered * before["exp_avg_sq"]
         fallen = numpy.count_nonzero(after["exp_avg_sq"] < lower - tiny)
         if "max_exp_avg_sq" in before and "max_exp_avg_sq" in after:
-            fallen += numpy.count_nonzero(after["max_exp_avg_sq"] < before["max_exp_avg_sq"])
+            fallen += numpy.count_nonzero(after["max_exp_avg_sq"] < (1.0 - corrected) * before["max_exp_avg_sq"])
         added = (1.0 + corrected * rounded) * after["exp_avg_sq"]
         added -= lower
         added += tiny
         numpy.maximum(added, 0.0, out=added)
-        slack = 1.0 + corrected / max(1.0 - self.beta1, error)
-        limit = slack * moment_bound(self.beta1, self.beta2, self.updates) * numpy.sqrt(added, out=added)
-        moved = numpy.abs(after["exp_avg"] - self.beta1**self.updates * before["exp_avg"])
+        lowest, most = self.between or (self.beta1, self.beta1)
+        of_first = 4.0 * ROUNDOFF[self.first_dtype]
+        slack = of_first / max(1.0 - most, of_first)  # roundings of m that are remembered
+        limit = (1.0 + slack) * moment_bound(most, self.beta2, self.updates, lowest) * numpy.sqrt(added, out=added)
+        if self.between is None:
+            moved = numpy.abs(after["exp_avg"] - self.beta1**self.updates * before["exp_avg"])
+        else:
+            moved = numpy.abs(after["exp_avg"]) - most**self.updates * numpy.abs(before["exp_avg"])
+        limit += slack * numpy.abs(after["exp_avg"])
         return int(fallen), int(numpy.count_nonzero(moved > limit))
 
 
@@ -73,8 +85,8 @@ class WeightReach:
     rounding: float
     """Share of a weight that roundings may change."""
 
-    def broken(self, before: NDArray[Any], after: NDArray[Any]) -> int:
-        """Entries that moved further."""
+    def broken(self, before: NDArray[Any], after: NDArray[Any]) -> tuple[int, int]:
+        """Entries that moved further, and those that moved FAR times as far."""
         import numpy
 
         middle, half = 0.5 * (self.kept + self.kept_most), 0.5 * (self.kept_most - self.kept)
@@ -82,7 +94,8 @@ class WeightReach:
         room += self.rounding * numpy.abs(after)
         room += self.distance
         moved = numpy.abs(after - middle * before)
-        return int(numpy.count_nonzero(moved > room))
+        beyond = int(numpy.count_nonzero(moved > room))
+        return beyond, int(numpy.count_nonzero(moved > FAR * room)) if beyond else 0
 
 
 @dataclass(frozen=True)
@@ -103,6 +116,10 @@ class Changes:
     """Entries of m that moved further than v allows."""
     beyond: int = 0
     """Entries of the weight that moved further than the updates can."""
+    far: int = 0
+    """Those of them that moved FAR times as far."""
+    filled_before: int = 0
+    """Entries of its slots that were not 0 before."""
 
     def __add__(self, other: Changes) -> Changes:
         return replace(self, **{one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)})
@@ -127,9 +144,10 @@ class Reach:
             differ = {name: int(numpy.count_nonzero(old[name] != new[name])) for name in common}
             with numpy.errstate(invalid="ignore", over="ignore"):  # damaged moments, which the bound on one file counts
                 fallen, strayed = (0, 0) if self.moments is None else self.moments.broken(old, new)
-                beyond = 0 if self.weight is None else self.weight.broken(old["weight"], new["weight"])
+                beyond, far = (0, 0) if self.weight is None else self.weight.broken(old["weight"], new["weight"])
             size = new["weight"].size if "weight" in new else 0
             moved = differ.pop("weight", 0)
-            filled = sum(int(numpy.count_nonzero(new[name])) for name in differ)
-            found += Changes(size, moved, sum(differ.values()), filled, fallen, strayed, beyond)
+            filled, filled_before = (sum(int(numpy.count_nonzero(one[name])) for name in differ) for one in (new, old))
+            remade = sum(differ.values())
+            found += Changes(size, moved, remade, filled, fallen, strayed, beyond, far, filled_before)
         return found

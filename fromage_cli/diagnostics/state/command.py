@@ -12,7 +12,7 @@ from fromage_cli.terminal.options import CheckpointOptions, NameOptions, OutputO
 from fromage_cli.terminal.progress import progress
 
 
-@diagnostic(tables=("layers", "groups", "continuity", "summary"), estimate=True)
+@diagnostic(tables=("layers", "groups", "files", "continuity", "summary"), estimate=True)
 def command(
     ckpt: RunArgument,
     *,
@@ -32,7 +32,7 @@ def command(
     from fromage_cli.diagnostics.state.copies import compared, stored_copies
     from fromage_cli.diagnostics.state.findings import judge
     from fromage_cli.diagnostics.state.measure import measure, trained_tensors
-    from fromage_cli.diagnostics.state.render import advise, header, headline, render
+    from fromage_cli.diagnostics.state.render import advise, header, headline, is_over, render, told_above
 
     chosen = (checkpoint.key, checkpoint.ema, checkpoint.optimizer_state, checkpoint.optimizer_key)
     gathered = gather_series(ckpt, *chosen)
@@ -64,14 +64,16 @@ def command(
         tables={
             "layers": lambda: records(result.layers),
             "groups": lambda: records(result.groups),
+            "files": lambda: records(result.files),
             "continuity": lambda: records(result.continuity),
             "summary": lambda: headline(result),
         },
         findings=findings,
         header=(short_place(record), *header(result)),
-        advice=advise(findings),
+        advice=advise(findings, over=is_over(result)),
+        told=told_above(findings),
         checkpoints=tuple(map(checkpoint_record, checkpoints)),
         provenance=Provenance(device="cpu", dtype="float64"),
         notes=(*gathered.notes, *unread, *unreadable),
-        details=links.settings.notes,
+        details=tuple(note for note in links.settings.notes if "--lr" not in note),
     )

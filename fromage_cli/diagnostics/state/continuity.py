@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.checkpoints.reading.slots import Part, dtypes_of
 from fromage_cli.checkpoints.runs.layer_settings import RunSettings, run_settings, with_numbered_slots
 from fromage_cli.checkpoints.runs.rate_history import RateHistory, rate_history
+from fromage_cli.checkpoints.runs.saved_schedule import scheduler_ticks
 from fromage_cli.diagnostics.state.changes import LEAST_REMEMBERED, Changes, MomentReach, Reach, WeightReach
 from fromage_cli.diagnostics.state.result import Broken, Continuation
 from fromage_cli.diagnostics.state.sums import ROUNDOFF
 from fromage_cli.diagnostics.state.updates import keeps_moments, updates_made
 from fromage_cli.missing import STEP_UNKNOWN, Missing, Why
 from fromage_cli.optimizers.rule import LION, TWO_SHARES, Rule
-from fromage_cli.optimizers.settings import MANY_STEPS, Given, Optimizer, corrects_bias
+from fromage_cli.optimizers.settings import MANY_STEPS, Given, Optimizer, beta1_range, corrects_bias
 from fromage_cli.theory.moment_bounds import moment_bound, step_bound
 
 NO_BOUND = Missing(Why.NO_FORMULA, "no bound holds for this optimizer's state")
@@ -26,6 +27,9 @@ NOT_CONTINUED = Missing(Why.NO_FORMULA, "the optimizer's count of updates does n
 RATES_UNKNOWN = Missing(Why.LEARNING_RATE_UNKNOWN, "the learning rate is not known")
 SKIPPED = 0.02
 """Share of the updates that a run may leave out, as it does where gradients in float16 overflow."""
+
+FEW = 4.0
+"""Updates by which a count may differ from the steps between files all the same."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class Links:
     names: Sequence[str]
     settings: RunSettings
     rates: RateHistory
+    ticks: float | None = None
+    """How often the last checkpoint's scheduler was stepped."""
     reaches: Sequence[Mapping[str, Reach]] = field(init=False)
     """Of each checkpoint from the one before, by tensor and by slot without one; empty for the first."""
 
@@ -45,7 +51,7 @@ class Links:
         settings = run_settings(checkpoints, names, Given(), Given())
         told = zip(settings.found, (checkpoint.optimizer for checkpoint in checkpoints), strict=True)
         settings = replace(settings, found=tuple(with_numbered_slots(*pair) for pair in told))
-        return cls(checkpoints, names, settings, rate_history(checkpoints))
+        return cls(checkpoints, names, settings, rate_history(checkpoints), scheduler_ticks(checkpoints[-1]))
 
     def __post_init__(self) -> None:
         reaches = [{}, *(self._reaches(index) for index in range(1, len(self.checkpoints)))]
@@ -62,17 +68,28 @@ class Links:
 
     def last_rate(self, index: int, name: str) -> float | None:
         """The rate of a tensor's last update, where a schedule tells that it was not the saved one."""
-        saved, whole = self.settings.rates(name)[index], self.rates.saved[index]
         last = self.rates.last(index)
-        return None if last is None or saved is None else last * (saved / whole if whole else 1.0)
+        return None if last is None or self.settings.rates(name)[index] is None else last * self.share(index, name)
+
+    def share(self, index: int, name: str) -> float:
+        """The most that a group's rate was over that of the first here and before; at the start where these are 0."""
+        rates = self.settings.rates(name)
+        pairs = [(rates[place], self.rates.saved[place]) for place in (max(index - 1, 0), index)]
+        if ratios := [rate / whole for rate, whole in pairs if rate and whole]:
+            return max(ratios)
+        optimizer = self.checkpoints[index].optimizer
+        first = optimizer.groups[0].settings.get("initial_lr") if optimizer is not None and optimizer.groups else None
+        own = self.settings.found[index].of(name).get("initial_lr")
+        if isinstance(first, int | float) and isinstance(own, int | float) and first > 0.0:
+            return float(own) / float(first)
+        return 1.0
 
     def count(self, index: int, name: str | None = None) -> float | None:
-        """The updates that a checkpoint's state counts: of one tensor, else those of most."""
+        """The updates that a checkpoint's state counts: of one tensor, else the most of any."""
         slots = self.settings.found[index].slots
         if name is not None:
             return updates_made(slots.get(name, {}))
-        counts = Counter(step for slot in slots.values() if (step := updates_made(slot)) is not None)
-        return counts.most_common(1)[0][0] if counts else None
+        return max((step for slot in slots.values() if (step := updates_made(slot)) is not None), default=None)
 
     def updates(self, index: int, name: str | None = None) -> float | None:
         """How many were made since the checkpoint before: as the state counts them, else by the files' steps."""
@@ -87,13 +104,21 @@ class Links:
         first, last = (self.checkpoints[place].step for place in (index - 1, index))
         return None if first is None or last is None else last - first
 
+    @property
+    def counts_updates(self) -> bool:
+        """Whether the steps of the files are known to count updates: two files tell it, or the scheduler does."""
+        last = self.checkpoints[-1].step
+        pairs = [(self.updates(index), self.steps(index)) for index in range(1, len(self.checkpoints))]
+        return any(updates == steps for updates, steps in pairs if updates and steps) or (
+            last is not None and last > 0 and self.ticks == last
+        )
+
     def restarted(self, index: int) -> bool:
         """Whether the count of updates began again after the checkpoint before."""
         first, last, steps = self.count(index - 1), self.count(index), self.steps(index)
         if first is None or last is None or steps is None:
             return False
-        own = self.checkpoints[index - 1].step or 0
-        return last < first or (abs(first - own) <= 1.0 < first and abs(last - steps) <= 1.0)
+        return last < first
 
     def counts_differ(self, index: int) -> bool:
         """Whether the count of updates grew otherwise than the steps of the files, in whichever unit these are."""
@@ -102,7 +127,7 @@ class Links:
         if first is None or last is None or steps is None or not start or not stop:
             return False
         same_unit = math.isclose(first / start, last / stop, rel_tol=SKIPPED)
-        return not same_unit and abs(last - first - steps) > max(SKIPPED * steps, 1.0)
+        return not same_unit and abs(last - first - steps) > max(SKIPPED * steps, FEW)
 
     def _reaches(self, index: int) -> dict[str, Reach]:
         """How far each tensor may change up to a checkpoint."""
@@ -116,36 +141,40 @@ class Links:
     def _of_moments(self, index: int, name: str) -> MomentReach | None:
         """How far Adam's moments may change; None where no bound is known."""
         told = [self.settings.found[place] for place in (index - 1, index)]
-        slots, betas = [one.slots.get(name, {}) for one in told], [one.of(name).get("betas") for one in told]
+        slots = [one.slots.get(name, {}) for one in told]
+        betas: list[Any] = [one.of(name).get("betas") for one in told]
         shape = told[1].numbered.get(name) or self.checkpoints[index].entries[name].shape
         rule, kind = self.settings.optimizer_of(name).rule, self.settings.kind_of(name)
         updates = self.updates(index, name)
-        if (
-            updates is None
-            or updates < 1.0
-            or betas[1] is None
-            or betas[0] != betas[1]
-            or not TWO_SHARES.fits(betas[1])
-        ):
+        if updates is None or updates < 1.0 or rule is None or not all(map(TWO_SHARES.fits, betas)):
+            return None
+        (beta1, beta2), between = betas[1], beta1_range(told[1].of(name), betas[1][0])
+        cycles = between[0] < between[1]
+        if beta2 != betas[0][1] or (beta1 != betas[0][0] and not cycles):
             return None
         if not all(keeps_moments(slot, shape, rule, kind) for slot in slots):
             return None
-        dtypes = [dtypes_of(slot)["exp_avg_sq"] for slot in slots]
-        coarse = max(dtypes, key=lambda dtype: ROUNDOFF.get(dtype, 0.0))
-        reach = MomentReach(float(betas[1][0]), float(betas[1][1]), updates, coarse)
-        return reach if coarse in ROUNDOFF and reach.remembered >= LEAST_REMEMBERED else None
+        second, first = (
+            max((dtypes_of(slot)[key] for slot in slots), key=lambda dtype: ROUNDOFF.get(dtype, math.inf))
+            for key in ("exp_avg_sq", "exp_avg")
+        )
+        if not {second, first} <= set(ROUNDOFF):
+            return None
+        reach = MomentReach(beta1, beta2, updates, second, first, between if cycles else None)
+        return reach if reach.remembered >= LEAST_REMEMBERED else None
 
     def _of_weight(self, index: int, name: str) -> WeightReach | None:
         """How far the weight may move; None where no bound is known."""
         optimizer, updates = self.settings.optimizer_of(name), self.updates(index, name)
-        most = largest_entry(optimizer, self.count(index, name) or MANY_STEPS)
-        rate, whole = self.settings.rates(name)[index], self.rates.saved[index]
-        entry = self.checkpoints[index].entries[name]
-        error = ROUNDOFF.get(entry.dtype)
+        told = self.settings.found[index]
+        most = largest_entry(optimizer, self.count(index, name) or MANY_STEPS, told.of(name))
+        rate, entry = self.settings.rates(name)[index], self.checkpoints[index].entries[name]
+        error, slot = ROUNDOFF.get(entry.dtype), told.slots.get(name, {})
+        if dtypes_of(slot).get("exp_avg_sq") == "float16":  # a v that underflows leaves m over eps
+            return None
         if most is None or updates is None or updates < 1.0 or rate is None or error is None:
             return None
-        scale = rate / whole if whole else 1.0
-        rates, _ = self.rates.between(index, updates, scale=scale)
+        rates, _ = self.rates.between(index, updates, scale=self.share(index, name))
         share, decay = updates / len(rates), self.settings.decay(name) or 0.0
         rounds = 2.0 if error > ROUNDOFF["float32"] else 1.0  # a rounding moves by at most as much again
         sunk = decay * rounds if optimizer.rule is not None and optimizer.rule.decay == "decoupled" else 0.0
@@ -158,7 +187,7 @@ class Links:
         )
 
     def continuation(self, index: int, found: Mapping[str, Changes], moving: frozenset[str]) -> Continuation:
-        """What is found since the checkpoint before; `moving`: tensors whose update is not lost in their digits."""
+        """What is found since the checkpoint before; `moving`: tensors whose update is not 0 at the rate then."""
         first, last = self.checkpoints[index - 1], self.checkpoints[index]
         reaches, updates = self.reaches[index], self.updates(index)
         restarted = self.restarted(index)
@@ -180,25 +209,34 @@ class Links:
             second_moments=_broken({name: found[name].fallen for name in of_moments}, FORGOTTEN if forgotten else none),
             first_moments=_broken({name: found[name].strayed for name in of_moments}, FORGOTTEN if forgotten else none),
             weights=_broken({name: found[name].beyond for name in of_weights}, none),
+            weights_far=_broken({name: found[name].far for name in of_weights}, none),
             rates_told=self.rates.between(index, updates or 1.0, scale=1.0)[1],
             unchanged=tuple(name for name, one in found.items() if one.entries and not one.moved),
             frozen=tuple(
                 name for name, one in found.items() if one.entries and not one.moved and one.remade and name in moving
             ),
-            stale=tuple(name for name, one in found.items() if one.moved and one.filled and not one.remade),
+            stale=tuple(
+                name
+                for name, one in found.items()
+                if one.moved and one.filled and not one.remade and first.entries[name] == last.entries[name]
+            ),
+            emptied=tuple(name for name, one in found.items() if one.moved and one.filled_before and not one.filled),
         )
 
 
-def largest_entry(optimizer: Optimizer, updates: float) -> float | None:
-    """The most that an entry of an update u can be up to so many; None where no bound is known."""
+def largest_entry(optimizer: Optimizer, updates: float, told: Mapping[str, Any]) -> float | None:
+    """The most that an entry of an update u can be up to so many; None where no bound is known.
+
+    `told`: what the group's saved settings say.
+    """
     rule: Rule | None = optimizer.rule
     if rule is LION:
         return 1.0
     if rule is None or rule.averages != "betas" or rule.decay == "rescaled":
         return None
     beta1, beta2 = optimizer.arguments["betas"]
-    bound = step_bound if corrects_bias(optimizer.arguments) else moment_bound
-    return bound(beta1, beta2, updates)
+    bound, (least, most) = step_bound if corrects_bias(told) else moment_bound, beta1_range(told, beta1)
+    return bound(most, beta2, updates, least)
 
 
 def _broken(counts: Mapping[str, int], otherwise: Missing) -> Broken | Missing:

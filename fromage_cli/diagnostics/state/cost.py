@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
+from fromage_cli.checkpoints import Checkpoint
 from fromage_cli.checkpoints.reading.reading_cost import SAMPLE, reduction_cost
 from fromage_cli.diagnostics.state.continuity import Links
 from fromage_cli.diagnostics.state.subjects import Subject, read_slots, read_tensors, tensor_subjects

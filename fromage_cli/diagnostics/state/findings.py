@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from statistics import median
 
 from fromage_cli.counting import counted
-from fromage_cli.diagnostics.state.discontinuities import not_continued, rate_finding
+from fromage_cli.diagnostics.state.discontinuities import not_continued, rate_finding, short_name, unmoved
 from fromage_cli.diagnostics.state.replicas import replica_findings
 from fromage_cli.diagnostics.state.result import LayerState, StateResult
 from fromage_cli.diagnostics.state.words import entries
 from fromage_cli.findings import Finding, about_names, never_updated
 from fromage_cli.missing import Missing, known
+from fromage_cli.optimizers.recognition import ADAM_ALIKE
 from fromage_cli.terminal.words import number
 
 LOST = 0.5
@@ -23,23 +25,57 @@ FEW_STEPS = 300.0
 """Steps of decay's clock below which the run forgets its weights within a short time."""
 HARDLY = 0.95
 """Share of the initial weights from which on decay has hardly acted."""
-SKIPPED = 0.02
-"""Share of the steps that a scaler of float16 gradients may skip: the optimizer then counts fewer."""
+SKIPPED, FEW_SKIPPED = 0.02, 16.0
+"""Share of the steps, and steps, that a scaler of float16 gradients may skip: the optimizer then counts fewer."""
+NEARLY = 0.15
+"""Part of one by which a multiple may be missed: batches at the end of an epoch are fewer."""
+NARROW = ("bfloat16", "float16")
+ALIKE = "The optimizer is not known for certain. It may keep other averages than Adam's."
 DAMAGED = "Load another checkpoint, or start the optimizer anew with a warm-up: these moments would misdirect steps."
 
 
 def judge(result: StateResult) -> tuple[Finding, ...]:
-    """The findings of a state, the gravest kinds first."""
+    """The findings of a state, the gravest kinds first.
+
+    Of an optimizer that only looks like Adam, moments that Adam cannot have are no warning.
+    """
+    found = _judge(result)
+    if result.optimizer != ADAM_ALIKE:
+        return found
+    return tuple(one if one.code != "moments-impossible" else softened(one) for one in found)
+
+
+def softened(finding: Finding) -> Finding:
+    """The same of an optimizer that may keep other averages."""
+    return replace(finding, severity="info", hint=ALIKE)
+
+
+def _judge(result: StateResult) -> tuple[Finding, ...]:
+    """The same, were the optimizer known."""
     never = [never_updated(result.never_updated)] if result.never_updated else []
-    broken = (finding for one in result.continuity for finding in not_continued(one, len(result.layers)))
+    narrow = frozenset(one.name for one in result.layers if one.dtype in NARROW and not one.master)
+    broken = (
+        *(finding for one in result.continuity for finding in not_continued(one)),
+        *unmoved(result.continuity, len(result.layers), narrow),
+    )
     rates = map(rate_finding, result.rate_breaks)
     own = (*_impossible(result), *_count(result), *replica_findings(result.replicas))
-    grave = (*own, *broken, *rates, *_copies(result), *_rounding(result), *_sizes(result))
+    earlier = _impossible_before(result)
+    grave = (*own, *earlier, *broken, *rates, *_copies(result), *_rounding(result), *_sizes(result))
     return (*grave, *_small_moments(result), *_decay(result), *never)
 
 
 def _impossible(result: StateResult) -> Iterator[Finding]:
-    """Moments that no gradients can have made, and counts of updates that differ."""
+    """Weights and moments that are not finite, moments that no gradients can have made, and counts that differ."""
+    for layer in result.layers:
+        if not layer.weights_finite:
+            yield Finding(
+                "tensor-not-finite",
+                "fail",
+                "the weights hold entries that are NaN or infinite, or whose squares overflow",
+                layer=layer.name,
+                hint="Load an earlier checkpoint. fromage-diag inspect counts the entries.",
+            )
     for layer in (*result.layers, *result.slots):
         found = known(layer.violations)
         if found is None or not found.total:
@@ -81,19 +117,45 @@ def _impossible(result: StateResult) -> Iterator[Finding]:
             "warn",
             result.steps_differ,
             f"{counted(len(result.steps_differ), 'tensor')} counted another number of updates than {number(usual)}",
-            "Check that the whole state was loaded. A group that was reset takes larger first steps: warm it up.",
+            "Usual for layers that joined later or had no gradient at times. Else a group was reset: load its state.",
         )
+
+
+def _impossible_before(result: StateResult) -> Iterator[Finding]:
+    """Moments in earlier checkpoints that no gradients can have made."""
+    for one in result.files[:-1]:
+        if one.violations:
+            yield Finding(
+                "moments-impossible",
+                "warn",
+                f"{entries(one.violations)} of the moments in {short_name(one.path)} cannot come from any gradients",
+                value=float(one.violations),
+                limit=0.0,
+                hint=f"That file is damaged, or mixed up with another. {DAMAGED}",
+            )
 
 
 def _count(result: StateResult) -> Iterator[Finding]:
     """A state that counts other updates than the file's step."""
     step, updates = known(result.step), known(result.state_step)
     before = any(one.restarted or one.counts_differ for one in result.continuity)  # which says more
-    if step is not None and updates is not None and not before and not counts_agree(step, updates):
+    if step is None or updates is None or before or counts_agree(step, updates):
+        return
+    said = f"the optimizer counts {number(updates)} updates, and the file says step {number(step)}"
+    if not result.counts_updates and is_multiple(step, updates):
+        yield Finding(
+            "update-count-not-the-files",
+            "info",
+            said,
+            value=float(updates),
+            limit=float(step),
+            hint="Usual with gradient accumulation, and where steps are epochs. Else the optimizer was started anew.",
+        )
+    else:
         yield Finding(
             "update-count-not-the-files",
             "warn",
-            f"the optimizer counts {number(updates)} updates, and the file says step {number(step)}",
+            said,
             value=float(updates),
             limit=float(step),
             hint="The state is from another step, or the optimizer was started anew. "
@@ -102,12 +164,15 @@ def _count(result: StateResult) -> Iterator[Finding]:
 
 
 def counts_agree(step: int, updates: int) -> bool:
-    """Whether a training step goes with so many updates: nearly equal, a few skipped, or one so many of the other.
+    """Whether a training step goes with so many updates: equal but for a few that float16's scaler skipped."""
+    skipped = step - updates
+    return abs(skipped) <= 1 or (0 < skipped <= max(SKIPPED * step, FEW_SKIPPED) and 2 * updates > step)
 
-    Steps may be batches of which several make an update, or epochs of several updates.
-    """
+
+def is_multiple(step: int, updates: int) -> bool:
+    """Whether one is so many of the other: steps may be batches of which several make an update, or epochs."""
     fewer, more = sorted((step, updates))
-    return more - fewer <= 1 or (1.0 - SKIPPED) * step <= updates <= step or (fewer > 0 and more % fewer == 0)
+    return fewer > 0 and abs(more / fewer - round(more / fewer)) <= NEARLY
 
 
 def _copies(result: StateResult) -> Iterator[Finding]:
@@ -130,36 +195,38 @@ def _copies(result: StateResult) -> Iterator[Finding]:
             "master-rebuilt",
             "warn",
             list(widened),
-            f"the float32 weights of {counted(len(widened), 'tensor')} hold only {dtype} values",
+            f"the float32 values of {counted(len(widened), 'tensor')} are all {dtype} ones",
             "They were rebuilt from a rounded copy, and small updates are lost at every such resume. "
             "Save and load the float32 weights themselves.",
         )
 
 
 def _rounding(result: StateResult) -> Iterator[Finding]:
-    """Steps that weights in 16 bits lose."""
-    lost = known(result.totals.lost)
-    if lost is None:
+    """Steps that weights in 16 bits lose: in the last checkpoint whose step moves anything."""
+    losses = [(one, lost) for one in result.files if (lost := known(one.lost)) is not None]
+    file, lost = next((pair for pair in reversed(losses) if known(pair[1].magnitude) is not None), (None, None))
+    if file is None or lost is None:
         return
     magnitude, decay, half = known(lost.magnitude), known(lost.decay), known(lost.half_rate)
+    where = "" if file is result.files[-1] else f" of {short_name(file.path)}"
     if magnitude is not None and magnitude > LOST:
         below = "" if half is None else f" Below a rate of {number(half)} most entries stay as they are."
         yield Finding(
             "updates-lost",
             "warn",
-            f"rounding of the 16-bit weights loses {number(100.0 * magnitude)} % of the last update",
+            f"rounding of the 16-bit weights loses {number(100.0 * magnitude)} % of the last update{where}",
             value=magnitude,
             limit=LOST,
-            hint=f"Keep a float32 master copy of the weights, or round stochastically.{below}",
+            hint=f"Keep the weights in float32 and train under autocast, or round stochastically.{below}",
         )
     if decay is not None and decay > LOST:
         yield Finding(
             "decay-lost",
             "warn",
-            f"rounding loses weight decay on {number(100.0 * decay)} % of the entries",
+            f"rounding undoes weight decay on {number(100.0 * decay)} % of the entries{where}",
             value=decay,
             limit=LOST,
-            hint="In bfloat16 a rate times weight decay below 1/512 changes nothing. Keep a float32 master copy.",
+            hint="In bfloat16 a rate times weight decay below 1/512 changes nothing. Keep the weights in float32.",
         )
 
 
@@ -167,14 +234,15 @@ def _sizes(result: StateResult) -> Iterator[Finding]:
     """Layers that move far more or less than the others, or not at all."""
     moved = {one.name: step for one in matrices(result) if (step := known(one.relative_update)) is not None}
     above = [step for step in moved.values() if step > 0.0]
-    still = [name for name, step in moved.items() if step == 0.0]
+    rates = {one.name: known(one.learning_rate) for one in matrices(result)}
+    still = [name for name, step in moved.items() if step == 0.0 and rates[name] != 0.0]
     if still and above:
         yield about_names(
             "layer-does-not-move",
             "warn",
             still,
             f"the last update of {counted(len(still), 'layer')} is 0",
-            "Look for a frozen layer, a unit that is never active, or a rate of 0.",
+            "Look for a frozen layer, or a unit that is never active.",
         )
     middle = median(above) if above else 1.0
     more = [name for name, step in moved.items() if step > APART * middle]
@@ -237,14 +305,14 @@ def _decay(result: StateResult) -> Iterator[Finding]:
                 limit=FEW_STEPS,
                 hint="Lower the rate or the weight decay, if the run is longer than that.",
             )
-        elif left is not None and left > HARDLY and math.isfinite(clock):
+        elif left is not None and left > HARDLY and math.isfinite(clock) and group.rates_told:
             yield Finding(
                 "decay-hardly-acts",
                 "info",
                 f"in group {place} weight decay has taken {number(100.0 * (1.0 - left))} % of the first weights so far",
                 value=left,
                 limit=HARDLY,
-                hint=f"It acts within {number(clock)} steps at this rate.",
+                hint=f"At the saved rate it takes {number(clock)} steps to replace most of the weights.",
             )
 
 

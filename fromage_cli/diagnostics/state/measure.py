@@ -26,7 +26,7 @@ from fromage_cli.diagnostics.state.result import (
 from fromage_cli.diagnostics.state.subjects import Found, Subject, read_slots, read_tensors, tensor_subjects
 from fromage_cli.diagnostics.state.sums import Sums
 from fromage_cli.diagnostics.state.unmatched import NOT_KNOWN, slot_subjects
-from fromage_cli.diagnostics.state.updates import NO_RULE, NOT_MATCHED, update_of
+from fromage_cli.diagnostics.state.updates import NO_MOMENTS, NO_RULE, NOT_MATCHED, update_of
 from fromage_cli.missing import LEARNING_RATE_UNKNOWN, STEP_UNKNOWN, WEIGHT_DECAY_UNKNOWN, Missing, Why, known
 from fromage_cli.optimizers.recognition import BESIDE
 from fromage_cli.optimizers.rounded_step import LostUpdates
@@ -36,6 +36,7 @@ from fromage_cli.theory.equilibrium import momentum_gains
 from fromage_cli.theory.moment_bounds import noise_size
 
 OF_ADAM = Missing(Why.NOT_DEFINED, "the optimizer keeps no second moments")
+UNCOUNTED = Missing(Why.NO_STATE, "the optimizer's state does not count its updates")
 NO_DECAY = Missing(Why.NOT_DEFINED, "weight decay does not go past the gradient here")
 NO_CLOCK = Missing(Why.NO_FORMULA, "what weight decay does under this optimizer depends on the gradients")
 NOT_NARROW = Missing(Why.NOT_DEFINED, "its weights are kept in float32, or in a master copy of them")
@@ -71,12 +72,15 @@ def measure(
         read_tensors(links, tensors, advance),
         read_slots(links, slots, advance),
     )
-    files = [file_of(links, index, tensors[index] | slots[index], found[index] | of_slots[index]) for index in places]
+    files = [
+        file_of(links, index, {**tensors[index], **slots[index]}, found[index] | of_slots[index]) for index in places
+    ]
     last, checkpoint = files[-1], links.checkpoints[-1]
-    moving = frozenset(one.name for one in last.layers if (known(one.relative_update) or 0.0) > LEAST_STEP)
+    moving = [
+        frozenset(one.name for one in file.layers if (known(one.relative_update) or 0.0) > LEAST_STEP) for file in files
+    ]
     lost = known(last.totals.lost)
     decay_lost = lost is not None and (known(lost.decay) or 0.0) > MOST
-    everyone = (*last.layers, *last.slots)
     return StateResult(
         step=STEP_UNKNOWN if checkpoint.step is None else checkpoint.step,
         optimizer=links.settings.name,
@@ -85,16 +89,14 @@ def measure(
         groups=tuple(decay_clocks(state, links, decay_lost=decay_lost)),
         layers=last.layers,
         slots=last.slots,
-        steps_differ=tuple(
-            one.name for one in everyone if not isinstance(one.step, Missing) and one.step != last.updates
-        ),
+        steps_differ=tuple(steps_apart(files, links)),
         never_updated=tuple(name for name in links.names if name in links.settings.found[-1].never_updated),
+        counts_updates=links.counts_updates,
         files=tuple(
-            file.record(one, links.rates.saved[index])
-            for index, (file, one) in enumerate(zip(files, links.checkpoints, strict=True))
+            file.record(one, rate) for file, one, rate in zip(files, links.checkpoints, links.rates.saved, strict=True)
         ),
         continuity=tuple(
-            links.continuation(index, changes[index] | slot_changes[index], moving) for index in places[1:]
+            links.continuation(index, changes[index] | slot_changes[index], moving[index]) for index in places[1:]
         ),
         rate_breaks=links.rates.breaks,
     )
@@ -108,7 +110,7 @@ class File:
     slots: tuple[LayerState, ...]
     totals: Totals
     updates: float | None
-    """As most of its slots count them."""
+    """The most that a slot counts."""
 
     def record(self, checkpoint: Checkpoint, rate: float | None) -> FileState:
         """The same in a line."""
@@ -135,9 +137,28 @@ def file_of(links: Links, index: int, subjects: Mapping[str, Subject], found: Ma
         if name not in told.numbered
     )
     slots = tuple(slot_of(one, found[name]) for name, one in subjects.items() if name in told.numbered)
-    counts = Counter(step for layer in (*layers, *slots) if not isinstance(step := layer.step, Missing))
-    updates = counts.most_common(1)[0][0] if counts else None
+    counts = [step for layer in (*layers, *slots) if not isinstance(step := layer.step, Missing)]
+    updates = max(counts, default=None)
     return File(layers, slots, totals_of(layers, slots, found, links.settings.optimizer), updates)
+
+
+def steps_apart(files: Sequence[File], links: Links) -> Iterator[str]:
+    """Tensors that count another number of updates than the most of their optimizer.
+
+    Where earlier files show that a tensor is as far behind as it was, it joined later or was left out, and is sound.
+    """
+    owners = links.settings.found[-1].optimizers
+    behind: list[dict[str, float]] = []
+    for file in files:
+        counts = {one.name: one.step for one in (*file.layers, *file.slots) if not isinstance(one.step, Missing)}
+        most: dict[int, float] = {}
+        for name, count in counts.items():
+            owner = id(owners.get(name))
+            most[owner] = max(count, most.get(owner, 0.0))
+        behind.append({name: most[id(owners.get(name))] - count for name, count in counts.items()})
+    for name, lag in behind[-1].items():
+        if lag and not any(one.get(name) == lag for one in behind[:-1]):
+            yield name
 
 
 def slot_of(subject: Subject, found: Found) -> LayerState:
@@ -170,6 +191,7 @@ def layer_of(subject: Subject, entry: TensorEntry, found: Found, *, matched: boo
     step = scalar(trained.slot, "step")
     known_types = {kind for key, kind in dtypes_of(trained.slot).items() if key not in BESIDE}
     damaged = Violations(0, 0, sums.not_finite, False)
+    of_adam = OF_ADAM if len(trained.slot) else NO_MOMENTS if matched else NOT_MATCHED
     trained_on = (step is None or step > 1.0) and (known(update.relative) or 0.0) > LEAST_STEP
     return LayerState(
         name=subject.name,
@@ -178,7 +200,7 @@ def layer_of(subject: Subject, entry: TensorEntry, found: Found, *, matched: boo
         moments_dtype=", ".join(sorted(known_types)) or None,
         learning_rate=LEARNING_RATE_UNKNOWN if rate is None else rate,
         weight_decay=WEIGHT_DECAY_UNKNOWN if decay is None else decay,
-        step=STEP_UNKNOWN if step is None else step,
+        step=UNCOUNTED if step is None else step,
         update_rms=rms,
         relative_update=update.relative,
         decay_share=share,
@@ -186,9 +208,10 @@ def layer_of(subject: Subject, entry: TensorEntry, found: Found, *, matched: boo
         master=subject.master is not None,
         master_differs=found.differing if subject.master is not None else NO_MASTER,
         rounded_to=found.digits.dtype if trained_on else None,
-        violations=Violations.of(sums, moments) if moments else damaged if damaged.total else OF_ADAM,
-        epsilon=OF_ADAM if moments is None else NO_RULE if optimizer.rule is None else Epsilon.of(sums),
-        dead_rows=OF_ADAM if moments is None else (shape[0] if shape else 1) - found.seen.count,
+        violations=Violations.of(sums, moments) if moments else damaged if damaged.total else of_adam,
+        weights_finite=math.isfinite(sums.squares),
+        epsilon=of_adam if moments is None else NO_RULE if optimizer.rule is None else Epsilon.of(sums),
+        dead_rows=of_adam if moments is None else (shape[0] if shape else 1) - found.seen.count,
     )
 
 
@@ -261,7 +284,7 @@ def decay_clocks(state: OptimizerState, links: Links, *, decay_lost: bool) -> It
     `decay_lost`: whether rounding undoes it.
     """
     rules = {number: RULES.get(part.settings.rule or "") for part in state.parts for number in part.numbers}
-    whole, summed = links.rates.saved[-1], links.rates.summed(len(links.checkpoints) - 1)
+    whole, (summed, told) = links.rates.saved[-1], links.rates.summed(len(links.checkpoints) - 1)
     for group in state.groups:
         rate, decay = (group.settings.get(name) for name in ("lr", "weight_decay"))
         rate = float(rate) if isinstance(rate, int | float) else None
@@ -283,4 +306,5 @@ def decay_clocks(state: OptimizerState, links: Links, *, decay_lost: bool) -> It
             weight_decay=WEIGHT_DECAY_UNKNOWN if decay is None else decay,
             timescale=timescale,
             remaining=remaining,
+            rates_told=told,
         )

@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from fromage_cli.counting import counted
+from fromage_cli.diagnostics.state.discontinuities import short_name
 from fromage_cli.diagnostics.state.findings import unknown_updates
 from fromage_cli.diagnostics.state.replicas import replica_facts
 from fromage_cli.diagnostics.state.result import Continuation, GroupState, LayerState, StateResult
@@ -17,10 +18,14 @@ from fromage_cli.terminal.tables import Column, hidden_rows, house_table, prose
 from fromage_cli.terminal.words import OPTIMIZER_TITLES, number
 
 LEGEND = (
-    "Relative update: the size of the last update over that of the weights. RMS: root mean square of the update "
-    "before the rate. Lost: share of entries that rounding leaves as they were. Impossible: entries of the moments "
-    "that no gradients can have made."
+    "Relative update: the size of the last update over that of the weights, without weight decay and before rounding. "
+    "RMS: root mean square of the update before the learning rate. Lost: share of entries that rounding leaves as they "
+    "were. Decay's share: the part of the step that weight decay makes. Below eps: share of entries whose step eps "
+    "decides. Empty rows: rows that never had a gradient. Impossible: entries of the moments that no gradients can "
+    "have made. The tensor that is most unlike the whole network stands first."
 )
+LITTLE = 1e-6
+"""Rate over the highest of the files, from which on a run is not over."""
 
 
 def header(result: StateResult) -> tuple[str, ...]:
@@ -32,25 +37,31 @@ def header(result: StateResult) -> tuple[str, ...]:
     return (f"{name}{at}", f"{number(steps)} updates" if steps is not None else "")
 
 
+def is_over(result: StateResult) -> bool:
+    """Whether the schedule has brought the learning rate to 0."""
+    rates = [rate for one in result.files if (rate := known(one.learning_rate)) is not None]
+    return bool(rates) and rates[-1] <= LITTLE * max(rates)
+
+
 def verdict(result: StateResult, findings: Sequence[Finding]) -> str:
     """Whether something is wrong, in a sentence."""
     grave = [finding for finding in findings if finding.severity != "info"]
     if grave:
         place = f"{grave[0].layer}: " if grave[0].prefix else ""
-        return f"Warning: {place}{grave[0].message}."
+        return f"Warning: {place}{grave[0].message.removesuffix('…').rstrip()}."
     if (why := unknown_updates(result)) is not None:
         return f"No update is known: {why}."
     both = (*result.layers, *result.slots)
     if all(layer.moments_dtype is None for layer in both):
-        return "No warning: the optimizer keeps no moments that could be damaged."
+        return "No problem found: the optimizer keeps no moments that could be damaged."
     if all(known(layer.violations) is None for layer in both):
-        return "No warning. Whether the momentum is sound cannot be told, for no bound holds for it."
+        return "No problem found. Whether the momentum is sound cannot be told, for no bound holds for it."
     if result.slots:
         return (
-            "No warning: every moment is one that gradients can make. "
+            "No problem found: the optimizer's moments are consistent. "
             f"The tensors of {counted(len(result.slots), 'slot')} are not known, for the state has no names."
         )
-    return "No warning: every moment is one that gradients can make."
+    return "No problem found: the optimizer's moments are consistent."
 
 
 def render(result: StateResult, style: PageStyle, findings: Sequence[Finding]) -> RenderableType:
@@ -63,6 +74,7 @@ def render(result: StateResult, style: PageStyle, findings: Sequence[Finding]) -
     page += hidden_rows(len(shown), len(ordered), "")
     if style.verbose:
         page += [prose(LEGEND, style, "dim"), Text(""), group_table(result.groups, style)]
+        page += [Text(""), file_table(result, style)] if len(result.files) > 1 else []
     return Group(*page)
 
 
@@ -85,88 +97,99 @@ def outstanding_first(result: StateResult) -> list[LayerState]:
 def _facts(result: StateResult) -> list[Fact]:
     totals = result.totals
     found = [
-        Fact("Relative update", number(known(totals.relative_update)), "the last step over the size of the weights"),
+        Fact("Relative update", number(known(totals.relative_update)), "the last update over the size of the weights"),
     ]
     noise = known(totals.noise_rms)
-    beside = "" if noise is None else f"; {number(noise)} if gradients were noise alone"
+    beside = "" if noise is None else f"; {number(noise)} if gradients were noise, 1 if all agreed"
     found.append(Fact("RMS of the update", number(known(totals.update_rms)), f"before the learning rate{beside}"))
     if masters := sum(layer.master for layer in result.layers):
         found.append(Fact("Master copies", number(masters), "tensors have one in float32; steps are measured on it"))
     lost = known(totals.lost)
-    if lost is not None:
+    if lost is not None and (share := known(lost.entries)) is not None:
         half = known(lost.half_rate)
-        below = "" if half is None else f"; half of them below a rate of {number(half)}"
-        share = known(lost.entries)
-        found.append(
-            Fact(
-                "Lost to rounding",
-                "–" if share is None else f"{number(100.0 * share)} %",
-                f"of the entries do not move{below}",
-            )
-        )
+        below = "" if half is None else f"; below a rate of {number(half)} most do not"
+        found.append(Fact("Lost to rounding", f"{number(100.0 * share)} %", f"of the entries did not move{below}"))
     if result.continuity:
         found.append(Fact("Continuity", *continued(result.continuity)))
-    for place, group in enumerate(result.groups):
-        clock = known(group.timescale)
-        if clock is not None:
-            of = f" of group {place}" if len(result.groups) > 1 else ""
-            left = known(group.remaining)
-            words = "" if left is None else f"; {number(100.0 * left)} % of the first weights are left"
-            found.append(Fact(f"Decay's clock{of}", f"{number(clock)} steps", f"to replace the weights{words}"))
-            break
+    if (fact := decay_fact(result)) is not None:
+        found.append(fact)
     return found
+
+
+def decay_fact(result: StateResult) -> Fact | None:
+    """What weight decay has left of the first weights, in the first group that has some."""
+    for place, group in enumerate(result.groups):
+        clock, left = known(group.timescale), known(group.remaining)
+        if clock is None:
+            continue
+        of = f" of group {place}" if len(result.groups) > 1 else ""
+        always = "" if group.rates_told else ", if the rate was always this"
+        words = "" if left is None else f"; {number(100.0 * left)} % of the first weights are left{always}"
+        return Fact(f"Weight decay{of}", f"{number(clock)} steps", f"to replace most weights at this rate{words}")
+    return None
 
 
 def continued(continuity: Sequence[Continuation]) -> tuple[str, str]:
     """How many checkpoints follow from the one before, and why some could not be tested."""
     broken = sum(one.broken for one in continuity)
     untested = [one.first_moments for one in continuity if isinstance(one.first_moments, Missing)]
-    right = len(continuity) - broken - (0 if broken else len(untested))
+    doubtful = sum(not one.broken and bool((far := known(one.weights)) and far.entries) for one in continuity)
+    right = len(continuity) - broken - doubtful - (0 if broken else len(untested))
     why = f"; of the rest, {untested[0].words}" if untested and not broken and right else ""
     if untested and not right and not broken:
         return "–", f"cannot be tested: {untested[0].words}"
-    return f"{right} of {len(continuity)}", f"checkpoints follow from the one before{why}"
+    return f"{right} of {len(continuity)}", f"files follow from the file before{why}"
 
 
 def _layers(result: StateResult, rows: Sequence[LayerState], style: PageStyle) -> RenderableType:
+    everyone = (*result.layers, *result.slots)
     columns = [
-        Column("tensor", name=True),
+        (Column("tensor", name=True), [layer.name for layer in rows]),
+        (Column("relative update"), [known(layer.relative_update) for layer in rows]),
+        (Column("RMS"), [known(layer.update_rms) for layer in rows]),
+        (Column("lost"), [None if (lost := known(one.lost)) is None else known(lost.entries) for one in rows]),
+        (Column("decay's share", optional=2), [known(layer.decay_share) for layer in rows]),
+        (Column("below eps", optional=3), [None if (e := known(one.epsilon)) is None else e.entries for one in rows]),
+        (Column("empty rows", optional=1), [known(layer.dead_rows) for layer in rows]),
+        (Column("impossible"), [None if (v := known(one.violations)) is None else v.total for one in rows]),
+    ]
+    told = {
+        "lost": any(known(one.lost) is not None for one in everyone),
+        "empty rows": any(known(one.dead_rows) for one in everyone),
+        "impossible": any((found := known(one.violations)) is not None and found.total for one in everyone),
+    }
+    shown = [pair for pair in columns if told.get(pair[0].header, True)]
+    cells = list(zip(*(values for _, values in shown), strict=True))
+    return house_table([column for column, _ in shown], cells, style, [layer.name for layer in everyone])
+
+
+def file_table(result: StateResult, style: PageStyle) -> RenderableType:
+    """A line for each checkpoint."""
+    columns = [
+        Column("file", name=True),
+        Column("updates"),
+        Column("learning rate"),
         Column("relative update"),
         Column("RMS"),
-        *([Column("lost")] if known(result.totals.lost) is not None else []),
-        Column("decay's share", optional=2),
-        Column("below eps", optional=3),
-        Column("empty rows", optional=1),
+        *([Column("lost")] if any(known(one.lost) is not None for one in result.files) else []),
         Column("impossible"),
     ]
     cells = []
-    for layer in rows:
-        small, wrong = known(layer.epsilon), known(layer.violations)
-        rounded = known(layer.lost)
-        lost = [None if rounded is None else known(rounded.entries)] if known(result.totals.lost) is not None else []
-        cells.append(
-            (
-                layer.name,
-                known(layer.relative_update),
-                known(layer.update_rms),
-                *lost,
-                known(layer.decay_share),
-                None if small is None else small.entries,
-                known(layer.dead_rows),
-                None if wrong is None else wrong.total,
-            )
-        )
-    return house_table(columns, cells, style, [layer.name for layer in (*result.layers, *result.slots)])
+    for one in result.files:
+        lost = [] if len(columns) == 6 else [None if (found := known(one.lost)) is None else known(found.entries)]
+        numbers = (known(one.updates), known(one.learning_rate), known(one.relative_update), known(one.update_rms))
+        cells.append((short_name(one.path), *numbers, *lost, one.violations))
+    return house_table(columns, cells, style, [short_name(one.path) for one in result.files])
 
 
 def group_table(groups: Sequence[GroupState], style: PageStyle) -> RenderableType:
-    """The settings of each parameter group, and the clock of its decay."""
+    """The settings of each parameter group, and the steps in which its decay acts."""
     columns = [
         Column("group"),
         Column("tensors"),
         Column("learning rate"),
         Column("weight decay"),
-        Column("decay's clock"),
+        Column("decay acts in"),
         Column("first weights left"),
     ]
     cells = [
@@ -183,10 +206,17 @@ def group_table(groups: Sequence[GroupState], style: PageStyle) -> RenderableTyp
     return house_table(columns, cells, style)
 
 
-def advise(findings: Sequence[Finding]) -> str:
-    """What the reader can do now."""
+def advise(findings: Sequence[Finding], *, over: bool) -> str:
+    """What the reader can do now; `over`: whether the learning rate has come to 0."""
     grave = [finding for finding in findings if finding.severity != "info"]
-    return gravest_remedy(grave) or "Train on. fromage-diag suggest-lr tells how far a step may go."
+    healthy = "Nothing to do: the schedule has ended." if over else "Train on. Nothing here asks for a change."
+    return gravest_remedy(grave) or healthy
+
+
+def told_above(findings: Sequence[Finding]) -> tuple[str, ...]:
+    """The kind of the finding that the first line of the page says, where it is the only one of its kind."""
+    grave = [finding.code for finding in findings if finding.severity != "info"]
+    return (grave[0],) if grave and grave.count(grave[0]) == 1 else ()
 
 
 def headline(result: StateResult) -> Table:

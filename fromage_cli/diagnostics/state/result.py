@@ -100,6 +100,8 @@ class LayerState:
     """The 16-bit dtype whose values are all that float32 weights, or their copy, hold; None: they hold more digits."""
     violations: Violations | Missing
     epsilon: Epsilon | Missing
+    weights_finite: bool
+    """Whether every weight is."""
     dead_rows: int | Missing
     """Rows along the first dimension that never had a gradient: their v is 0."""
 
@@ -115,6 +117,8 @@ class GroupState:
     """Steps in which decay at this rate takes weights to 1/e: 1 / (eta lambda), of SGD over the gain of momentum."""
     remaining: float | Missing
     """Share of the initial weights that decay has left so far: exp(-sum of eta lambda)."""
+    rates_told: bool
+    """Whether more than one rate of the run is known; else the saved one stands for all."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +187,8 @@ class Continuation:
     """|m_B - beta1^d m_A| beyond C_d sqrt(v_B - beta2^d v_A)."""
     weights: Broken | Missing
     """|W_B - W_A f| beyond the sum of eta C."""
+    weights_far: Broken | Missing
+    """Ten times as far."""
     rates_told: bool
     """Whether a schedule or a log tells the rates between; else the larger of the two ends stands for them."""
     unchanged: tuple[str, ...]
@@ -191,13 +197,15 @@ class Continuation:
     """Those of them whose moments changed, and whose step is not too small for the dtype."""
     stale: tuple[str, ...]
     """Tensors that moved while their moments stayed the same."""
+    emptied: tuple[str, ...]
+    """Tensors whose moments became 0 in every entry."""
 
     @property
     def broken(self) -> bool:
-        """Whether it does not follow from the one before; weights count where the rates between are told."""
-        bounds = (self.second_moments, self.first_moments, *([self.weights] if self.rates_told else []))
+        """Whether it does not follow from the one before."""
+        bounds = (self.second_moments, self.first_moments, self.weights if self.rates_told else self.weights_far)
         beyond = any(found.entries for bound in bounds if (found := known(bound)) is not None)
-        return self.restarted or self.counts_differ or bool(self.stale) or beyond
+        return self.restarted or self.counts_differ or bool(self.stale or self.emptied) or beyond
 
 
 @dataclass(frozen=True)
@@ -236,6 +244,8 @@ class StateResult:
     """Tensors whose count of updates is another than most have."""
     never_updated: tuple[str, ...]
     """Tensors without moments beside others that have some."""
+    counts_updates: bool
+    """Whether the steps of the files are known to count updates: by another file, or by the scheduler."""
     files: tuple[FileState, ...]
     """Every checkpoint, first to last."""
     continuity: tuple[Continuation, ...]

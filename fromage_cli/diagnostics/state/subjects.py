@@ -21,7 +21,7 @@ from fromage_cli.diagnostics.state.updates import Trained, keeps_moments, update
 from fromage_cli.optimizers.recognition import ADAFACTOR_OF_TRANSFORMERS, COPIES
 from fromage_cli.optimizers.rounded_step import Dtype, LostUpdates, lost_updates, rounded
 from fromage_cli.optimizers.rule import TWO_SHARES
-from fromage_cli.optimizers.settings import MANY_STEPS, corrects_bias
+from fromage_cli.optimizers.settings import MANY_STEPS, beta1_range, corrects_bias
 from fromage_cli.optimizers.streamed import saved_update
 
 NARROW = ("bfloat16", "float16")
@@ -129,7 +129,16 @@ def subject_of(
     if keeps_moments(slot, entry.shape, rule, kind) and TWO_SHARES.fits(betas):
         beta1, beta2 = betas
         steps, stored = updates or MANY_STEPS, dtypes_of(slot)["exp_avg_sq"]
-        moments = Moments(beta1, beta2, float(arguments.get("eps") or 0.0), steps, stored, corrects_bias(own))
+        pairs: list[Any] = [one.of(name).get("betas") for one in settings.found]
+        earlier = [pair for pair in pairs if TWO_SHARES.fits(pair)]
+        ranges = [beta1_range(own, beta1), *(beta1_range(own, one) for one, _ in earlier)]
+        between = min(low for low, _ in ranges), max(high for _, high in ranges)
+        moments = Moments(
+            *(beta1, beta2, float(arguments.get("eps") or 0.0), steps, stored, corrects_bias(own)),
+            between=between if between[0] < between[1] else None,
+            first_dtype=dtypes_of(slot)["exp_avg"],
+            constant=all(other == beta2 for _, other in earlier),
+        )
     kernels = {key: value for key, value in own.items() if key in ("foreach", "fused")}
     stepping = {} if trained.rate is None else {"lr": trained.rate}
     narrow = narrowest(entry.dtype) if entry.dtype in NARROW and not COPIES.intersection(slot) else None

@@ -34,6 +34,12 @@ class Moments:
     """As they are stored."""
     corrected: bool = True
     """Whether they are corrected for their start at 0."""
+    between: tuple[float, float] | None = None
+    """The least and the largest beta1 of the run, where it changed."""
+    first_dtype: str | None = None
+    """As m is stored, where that is not as v is."""
+    constant: bool = True
+    """Whether beta2 is known to have been the same all along; else no bound holds."""
 
     @property
     def corrections(self) -> tuple[float, float]:
@@ -47,12 +53,16 @@ class Moments:
         Every update of v rounds it once, of which 1 / (1 - beta2) are remembered; likewise m. Gradients whose square
         is too small for the dtype count in m alone.
         """
-        error, least = ROUNDOFF[self.dtype], SMALLEST[self.dtype]
-        slack = 1.0 + 4.0 * error / max(1.0 - self.beta1, error)
+        error, tiny = ROUNDOFF[self.dtype], SMALLEST[self.dtype]
+        least, most = self.between or (self.beta1, self.beta1)
+        of_first = ROUNDOFF.get(self.first_dtype or self.dtype, error)
+        slack = 1.0 + 4.0 * of_first / max(1.0 - most, of_first)
+        if not self.constant:
+            return math.inf, 1.0, tiny
         return (
-            slack * moment_bound(self.beta1, self.beta2, self.steps),
+            slack * moment_bound(most, self.beta2, self.steps, least),
             1.0 + 4.0 * error / max(1.0 - self.beta2, error),
-            4.0 * least / max(1.0 - self.beta2, error),
+            4.0 * tiny / max(1.0 - self.beta2, error),
         )
 
 
@@ -115,6 +125,10 @@ class Summation:
         weight = arrays["weight"]
         found = self.weights(weight)
         finite = numpy.isfinite(first) & numpy.isfinite(second)
+        lowered = 0
+        if divided is not second:
+            finite &= numpy.isfinite(divided)
+            lowered = int(numpy.count_nonzero(divided < (1.0 - 4.0 * ROUNDOFF[moments.dtype]) * second))
         negative = int(numpy.count_nonzero(second < 0.0))
         not_finite = finite.size - int(numpy.count_nonzero(finite))
         if negative or not_finite:
@@ -140,7 +154,7 @@ class Summation:
             updates=update.size,
             update_squares=self.workspace.norm(update) ** 2,
             products=float(numpy.einsum("i,i", weight, update, dtype=numpy.float64)),
-            beyond=int(numpy.count_nonzero(numpy.abs(first) > limit)),
+            beyond=int(numpy.count_nonzero(numpy.abs(first) > limit)) + lowered,
             negative=negative,
             not_finite=not_finite,
             first_moments=int(numpy.count_nonzero(first != 0.0)),  # faster than of floats

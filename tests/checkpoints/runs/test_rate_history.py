@@ -97,5 +97,24 @@ def test_bounds_of_the_rates_between() -> None:
     rates, known = told.between(1, 4.0, scale=2.0)
     assert known and rates == pytest.approx([1.02 * 2.0 * rate for rate in (0.8, 0.7, 0.6, 0.5)])
     assert RateHistory((2.0, 6.0), (0.8, 0.4), (), None, None, ()).between(1, 4.0, scale=1.0) == ([0.8], False)
-    logged = ((3.0, 1.5), (4.0, 1.0), (9.0, 7.0))
-    assert RateHistory((2.0, 6.0), (0.8, 0.4), logged, None, None, ()).between(1, 4.0, scale=1.0) == ([1.5], True)
+    assert RateHistory((2.0, 6.0), (0.8, 0.8), (), None, None, ()).between(1, 4.0, scale=1.0) == ([0.8], True)
+    sparse, dense = ((3.0, 1.5), (4.0, 1.0), (9.0, 7.0)), ((3.0, 1.5), (4.0, 1.0), (5.0, 0.9))
+    for logged, told in ((sparse, False), (dense, True)):
+        history = RateHistory((2.0, 6.0), (0.8, 0.4), logged, None, None, ())
+        assert history.between(1, 4.0, scale=1.0) == ([1.5], told)
+    assert RateHistory((2.0, 6.0), (None, 0.4), (), None, None, ()).between(1, 4.0, scale=1.0) == ([0.4], False)
+
+
+def test_the_sum_of_the_rates_so_far() -> None:
+    linear = RateHistory((10.0,), (0.0,), (), Schedule("linear", total=10.0), 2.0, ())
+    assert linear.summed(0) == (pytest.approx(2.0 * 5.5), True)
+    assert RateHistory((4.0, 10.0), (0.5, 0.2), (), None, None, ()).summed(1) == (pytest.approx(2.0 + 2.1), True)
+    assert RateHistory((10.0,), (0.5,), (), None, None, ()).summed(0) == (5.0, False)
+    assert RateHistory((10.0,), (0.5,), (), None, None, (), 1.0).summed(0) == (None, False)
+
+
+def test_the_rate_of_the_last_update_is_that_before_the_saved_one() -> None:
+    linear = RateHistory((4.0,), (0.6,), (), Schedule("linear", total=10.0), 1.0, ())
+    assert linear.last(0) == pytest.approx(0.7)
+    assert RateHistory((4.0,), (0.1,), (), Schedule("linear", total=10.0), 1.0, ()).last(0) is None
+    assert RateHistory((4.0,), (0.6,), (), None, None, ()).last(0) is None

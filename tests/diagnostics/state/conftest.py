@@ -6,6 +6,7 @@ import pytest
 
 from fromage_cli.diagnostics.state.result import (
     Epsilon,
+    FileState,
     GroupState,
     LayerState,
     StateResult,
@@ -39,6 +40,7 @@ def make_state() -> Callable[..., StateResult]:
             rounded_to=None,
             violations=Violations(0, 0, 0, False),
             epsilon=Epsilon(0.0, 0.01, 0.0, 0.999),
+            weights_finite=True,
             dead_rows=0,
         )
         layers = (
@@ -52,11 +54,13 @@ def make_state() -> Callable[..., StateResult]:
             optimizer="adamw",
             state_step=40,
             totals=Totals(4, 104, 0.2, 0.011, 0.2294, NONE, 0),
-            groups=(GroupState(4, 1e-3, 0.1, 1e4, 0.9),),
+            groups=(GroupState(4, 1e-3, 0.1, 1e4, 0.9, True),),
             layers=layers,
             slots=(),
             steps_differ=(),
             never_updated=(),
+            counts_updates=True,
+            files=(FileState("a/step-40.pt", 40, 40.0, 1e-3, 0.011, 0.2, NONE, 0),),
             continuity=(),
             rate_breaks=(),
         )

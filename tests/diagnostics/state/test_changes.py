@@ -42,7 +42,7 @@ def stepped(dtype: str, updates: int, betas: tuple[float, float], **settings: An
 @pytest.mark.parametrize("amsgrad", [False, True])
 def test_no_update_breaks_a_bound(dtype: str, updates: int, betas: tuple[float, float], amsgrad: bool) -> None:
     before, after = stepped(dtype, updates, betas, amsgrad=amsgrad)
-    found = Reach(MomentReach(*betas, float(updates), dtype), None).changes(before, after)
+    found = Reach(MomentReach(*betas, float(updates), dtype, dtype), None).changes(before, after)
     assert (found.entries, found.fallen, found.strayed) == (500, 0, 0)
     assert found.remade > 0
 
@@ -55,7 +55,7 @@ def test_the_worst_gradients_reach_the_bound_and_a_little_more_breaks_it(updates
     for back in reversed(range(updates)):
         gradient = 5.0 * (beta1 / beta2) ** back
         m, v = beta1 * m + (1 - beta1) * gradient, beta2 * v + (1 - beta2) * gradient**2
-    reach = Reach(MomentReach(beta1, beta2, float(updates), "float64"), None)
+    reach = Reach(MomentReach(beta1, beta2, float(updates), "float64", "float64"), None)
     moved = m - beta1**updates * 0.3
     for factor, broken in ((1.0, 0), (1.0 + 1e-9, 1)):
         after = {**before, "exp_avg": numpy.array([m + (factor - 1.0) * moved]), "exp_avg_sq": numpy.array([v])}
@@ -66,19 +66,20 @@ def test_v_falls_no_faster_than_without_gradients() -> None:
     before = {"weight": numpy.zeros(2), "exp_avg": numpy.zeros(2), "exp_avg_sq": numpy.ones(2)}
     left = 0.999**10
     after = {**before, "exp_avg_sq": numpy.array([left, left * (1 - 1e-9)])}
-    assert Reach(MomentReach(0.9, 0.999, 10.0, "float64"), None).changes(before, after).fallen == 1
+    assert Reach(MomentReach(0.9, 0.999, 10.0, "float64", "float64"), None).changes(before, after).fallen == 1
 
 
 def test_sixteen_bits_remember_less() -> None:
     for dtype, error in (("float32", 2.0**-24), ("bfloat16", 2.0**-8)):
-        assert MomentReach(0.9, 0.95, 20.0, dtype).remembered == pytest.approx((0.95 * (1 - 4 * error)) ** 20)
+        assert MomentReach(0.9, 0.95, 20.0, dtype, dtype).remembered == pytest.approx((0.95 * (1 - 4 * error)) ** 20)
 
 
 def test_a_weight_moves_as_far_as_the_rates_and_decay_allow() -> None:
     reach = WeightReach(distance=0.5, kept=0.9, kept_most=1.0, rounding=0.0)
     before = numpy.array([1.0, 1.0, 1.0, 1.0, -1.0])
     after = numpy.array([1.499, 1.501, 0.401, 0.399, -0.399])
-    assert reach.broken(before, after) == 3
+    assert reach.broken(before, after) == (3, 0)
+    assert reach.broken(before, 20.0 * after) == (5, 5)
 
 
 @pytest.mark.parametrize("betas", [(0.9, 0.999), (0.9, 0.95), (0.5, 0.9), (0.95, 0.9)])
@@ -94,4 +95,4 @@ def test_counts_add_up_over_blocks() -> None:
     before = {"weight": numpy.zeros(size), "momentum_buffer": numpy.ones(size)}
     after = {"weight": numpy.arange(size) % 2 * 1.0, "momentum_buffer": numpy.ones(size)}
     found = Reach(None, None).changes(before, after)
-    assert found == Changes(entries=size, moved=size // 2, remade=0, filled=size)
+    assert found == Changes(entries=size, moved=size // 2, remade=0, filled=size, filled_before=size)

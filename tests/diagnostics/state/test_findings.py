@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from fromage_cli.diagnostics.state.findings import APART, counts_agree, judge
+from fromage_cli.diagnostics.state.findings import APART, counts_agree, is_multiple, judge
 from fromage_cli.diagnostics.state.result import Lost, StateResult, Violations
 from fromage_cli.missing import Missing, Why
 
@@ -39,10 +39,17 @@ def test_counts_of_updates(make_state: Make) -> None:
 
 
 def test_the_count_of_updates_beside_the_files_step(make_state: Make) -> None:
-    for step, updates in ((40, 40), (40, 41), (41, 40), (1000, 980), (8000, 1000), (10, 470), (0, 1), (0, 0)):
+    for step, updates in ((40, 40), (40, 41), (41, 40), (1000, 980), (75, 69), (0, 1), (0, 0)):
         assert counts_agree(step, updates)
-    for step, updates in ((1000, 979), (1000, 1002), (1000, 0), (0, 2), (470, 300)):
+    for step, updates in ((1000, 979), (1000, 1002), (1000, 0), (0, 2), (470, 300), (200, 50), (30, 15)):
         assert not counts_agree(step, updates)
+    for step, updates in ((8000, 1000), (10, 470), (202, 52), (211, 52)):
+        assert is_multiple(step, updates)
+    for step, updates in ((1000, 0), (470, 300), (1000, 790)):
+        assert not is_multiple(step, updates)
+    guess = found(replace(make_state(), step=160, counts_updates=False))["update-count-not-the-files"]
+    assert guess.severity == "info" and "gradient accumulation" in guess.hint
+    assert found(replace(make_state(), step=160))["update-count-not-the-files"].severity == "warn"
     one = found(replace(make_state(), step=3001))["update-count-not-the-files"]
     assert (one.severity, one.value, one.limit) == ("warn", 40.0, 3001.0)
     assert one.message == "the optimizer counts 40 updates, and the file says step 3001"
@@ -50,13 +57,23 @@ def test_the_count_of_updates_beside_the_files_step(make_state: Make) -> None:
         assert judge(replace(make_state(), **{"step": 3001, **unknown})) == ()
 
 
+def lost(result: StateResult, what: Lost) -> StateResult:
+    files = (*result.files[:-1], replace(result.files[-1], lost=what))
+    return replace(result, totals=replace(result.totals, lost=what), files=files)
+
+
 def test_lost_updates(make_state: Make) -> None:
     result = make_state()
     for magnitude, decay, codes in ((0.49, 0.49, set()), (0.51, 0.2, {"updates-lost"}), (0.2, 1.0, {"decay-lost"})):
-        totals = replace(result.totals, lost=Lost(0.3, magnitude, 1e-3, decay))
-        assert set(found(replace(result, totals=totals))) == codes
-    totals = replace(result.totals, lost=Lost(NONE, NONE, NONE, NONE))
-    assert judge(replace(result, totals=totals)) == ()
+        assert set(found(lost(result, Lost(0.3, magnitude, 1e-3, decay)))) == codes
+    assert judge(lost(result, Lost(NONE, NONE, NONE, NONE))) == ()
+
+
+def test_where_the_last_rate_is_0_the_file_before_tells_what_rounding_loses(make_state: Make) -> None:
+    result = lost(make_state(), Lost(NONE, NONE, NONE, NONE))
+    before = replace(result.files[0], path="a/step-30.pt", lost=Lost(0.9, 0.9, 1e-3, 1.0))
+    told = found(replace(result, files=(before, *result.files)))
+    assert told["updates-lost"].message == "rounding of the 16-bit weights loses 90 % of the last update of step-30.pt"
 
 
 def test_layers_that_move_far_more_or_less_or_not_at_all(make_state: Make) -> None:
