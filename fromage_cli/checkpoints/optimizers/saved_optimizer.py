@@ -75,11 +75,17 @@ def _are_parameters(parameters: object) -> bool:
     )
 
 
+def _number(value: Any) -> Any:
+    """The number in a tensor of one; anything else as it is."""
+    single = isinstance(value, StoredTensor) and value.numel() == 1 and not value.peculiarity
+    return value.item() if single else value
+
+
 def _group(saved: Mapping[str, Any], order: Mapping[object, int], shorter: Mapping[str, str]) -> ParameterGroup:
     settings = {str(name): value for name, value in saved.items() if name not in (PARAMETERS, NAMES)}
     for name, value in settings.items():
-        if isinstance(value, StoredTensor) and value.numel() == 1 and not value.peculiarity:
-            settings[name] = value.item()
+        several = isinstance(value, list | tuple) and any(isinstance(part, StoredTensor) for part in value)
+        settings[name] = tuple(map(_number, value)) if several else _number(value)
     parameters = saved[PARAMETERS]
     names = saved.get(NAMES)
     if parameters and isinstance(parameters[0], str):

@@ -156,7 +156,7 @@ def layer_settings(
     if len(everyone.numbers) < len(names):  # what all have in common is not spread over more than there are
         told |= {name: {} for name in unmatched}
     settings = [group.settings for group in state.groups]
-    parts = {number: part.settings for part in state.parts for number in part.numbers} if len(state.parts) > 1 else {}
+    parts = _by_optimizer(state)
     return LayerSettings(
         told,
         _common(settings),
@@ -177,7 +177,7 @@ def with_numbered_slots(told: LayerSettings, state: OptimizerState | None) -> La
     shapes = {number: shape for number, shape in found.items() if shape is not None and 0 not in shape}
     names = {number: f"slot {number} ({'×'.join(map(str, shape)) or 'a number'})" for number, shape in shapes.items()}
     groups = {number: group.settings for group in state.groups for number in group.numbers}
-    parts = {number: part.settings for part in state.parts for number in part.numbers} if len(state.parts) > 1 else {}
+    parts = _by_optimizer(state)
     return replace(
         told,
         by_layer={**told.by_layer, **{name: groups[number] for number, name in names.items()}},
@@ -185,6 +185,12 @@ def with_numbered_slots(told: LayerSettings, state: OptimizerState | None) -> La
         optimizers={**told.optimizers, **{name: parts[number] for number, name in names.items() if number in parts}},
         numbered={name: shapes[number] for number, name in names.items()},
     )
+
+
+def _by_optimizer(state: OptimizerState) -> dict[int, SavedSettings]:
+    """Which of several optimizers moves each parameter, by its settings; empty where there is one."""
+    told = [(part.settings, part.numbers) for part in state.parts]
+    return {number: settings for settings, numbers in told for number in numbers} if len(told) > 1 else {}
 
 
 def _numbers(

@@ -72,6 +72,8 @@ class RateHistory:
     breaks: tuple[RateBreak, ...]
     initial: float | None = None
     """What a scheduler noted as the rate that the run began with."""
+    doubted: bool = False
+    """Whether there is a schedule that is not known."""
 
     def _holds_until(self, step: float) -> bool:
         """Whether the schedule is known, and says the rate up to a step: beyond its end torch's schedulers differ."""
@@ -110,28 +112,28 @@ class RateHistory:
         trapezoids = [0.5 * (low + high) * (end - start) for (start, low), (end, high) in pairwise(path)]
         return path[0][0] * path[0][1] + math.fsum(trapezoids) + (stop - path[-1][0]) * path[-1][1], True
 
-    def between(self, index: int, updates: float, *, scale: float) -> tuple[list[float], bool]:
-        """Upper bounds of the rates since the checkpoint before an index, for equal parts of the updates between.
+    def between(
+        self, index: int, updates: float, ends: Sequence[float | None], scale: float | None
+    ) -> tuple[list[float], bool]:
+        """Upper bounds of a tensor's rates since the checkpoint before, for equal parts of the updates between.
 
-        `scale`: the rate of a tensor's group over that of the first. The flag says whether a schedule or a log told
-        them; else it is the larger of the two ends.
+        `ends`: its rate there and here; `scale`: over that of the first group, None where that tells nothing of it.
+        The flag says whether a schedule or a log told them; else it is the larger of the two ends.
         """
         start, stop = self.steps[index - 1], self.steps[index]
-        ends = [rate for rate in self.saved[index - 1 : index + 1] if rate is not None]
-        if start is None or stop is None or not ends:
-            return [max(ends, default=0.0) * scale], False
-        if self._holds_until(stop):
+        known = [rate for rate in ends if rate is not None]
+        if start is None or stop is None or not known:
+            return [max(known, default=0.0)], False
+        if scale is not None and self._holds_until(stop):
             count = max(min(round(updates), PIECES), 1)
             edges = [start + (stop - start) * part / count for part in range(count + 1)]
-            bounds = [
-                (math.floor(low), math.ceil(high)) for low, high in pairwise(edges)
-            ]  # rates change at whole steps
-            return [(1.0 + SAME) * scale * max(map(self._scheduled, pair)) for pair in bounds], True
-        within = [rate for step, rate in self.logged if start <= step <= stop]
-        constant = len(ends) > 1 and _same(ends[0], ends[-1])
-        marks = [start, *(step for step, _ in self.logged if start <= step <= stop), stop]
+            whole = [(math.floor(low), math.ceil(high)) for low, high in pairwise(edges)]  # rates change between steps
+            return [(1.0 + SAME) * scale * max(map(self._scheduled, pair)) for pair in whole], True
+        within = [(step, rate * scale) for step, rate in self.logged if scale is not None and start <= step <= stop]
+        marks = [start, *(step for step, _ in within), stop]
         dense = max(high - low for low, high in pairwise(marks)) <= LONGEST_GAP * (stop - start)
-        return [max([*ends, *within]) * scale], dense or (constant and not within)
+        constant = len(known) > 1 and _same(known[0], known[-1]) and not within and not self.doubted
+        return [max([*known, *(rate for _, rate in within)])], dense or constant
 
 
 def rate_history(checkpoints: Sequence[Checkpoint]) -> RateHistory:
@@ -152,7 +154,8 @@ def rate_history(checkpoints: Sequence[Checkpoint]) -> RateHistory:
         *folder_breaks(last, steps[-1], [rate for rate in (*saved, told.peak, *logged.values()) if rate]),
     )
     initial = _first_rate(last, "initial_lr")
-    return RateHistory(steps, saved, tuple(logged.items()), told.schedule, told.peak, breaks, initial)
+    doubted = told.doubt is not None
+    return RateHistory(steps, saved, tuple(logged.items()), told.schedule, told.peak, breaks, initial, doubted)
 
 
 def _first_rate(checkpoint: Checkpoint, name: str = "lr") -> float | None:

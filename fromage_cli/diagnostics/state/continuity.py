@@ -68,21 +68,25 @@ class Links:
 
     def last_rate(self, index: int, name: str) -> float | None:
         """The rate of a tensor's last update, where a schedule tells that it was not the saved one."""
-        last = self.rates.last(index)
-        return None if last is None or self.settings.rates(name)[index] is None else last * self.share(index, name)
+        last, scale = self.rates.last(index), self.share(index, name)
+        return None if last is None or scale is None else last * scale
 
-    def share(self, index: int, name: str) -> float:
-        """The most that a group's rate was over that of the first here and before; at the start where these are 0."""
+    def share(self, index: int, name: str) -> float | None:
+        """The most that a group's rate was over that of the first here and before; at the start where these are 0.
+
+        None where the first group's rate is 0 all along.
+        """
         rates = self.settings.rates(name)
         pairs = [(rates[place], self.rates.saved[place]) for place in (max(index - 1, 0), index)]
-        if ratios := [rate / whole for rate, whole in pairs if rate and whole]:
+        if ratios := [rate / whole for rate, whole in pairs if rate is not None and whole]:
             return max(ratios)
-        optimizer = self.checkpoints[index].optimizer
-        first = optimizer.groups[0].settings.get("initial_lr") if optimizer is not None and optimizer.groups else None
         own = self.settings.found[index].of(name).get("initial_lr")
-        if isinstance(first, int | float) and isinstance(own, int | float) and first > 0.0:
-            return float(own) / float(first)
-        return 1.0
+        return float(own) / self.rates.initial if isinstance(own, int | float) and self.rates.initial else None
+
+    def between(self, index: int, name: str, updates: float) -> tuple[list[float], bool]:
+        """Upper bounds of a tensor's rates since the checkpoint before, and whether they are told."""
+        ends = self.settings.rates(name)[index - 1 : index + 1]
+        return self.rates.between(index, updates, ends, self.share(index, name))
 
     def count(self, index: int, name: str | None = None) -> float | None:
         """The updates that a checkpoint's state counts: of one tensor, else the most of any."""
@@ -109,8 +113,9 @@ class Links:
         """Whether the steps of the files are known to count updates: two files tell it, or the scheduler does."""
         last = self.checkpoints[-1].step
         pairs = [(self.updates(index), self.steps(index)) for index in range(1, len(self.checkpoints))]
+        made = self.count(len(self.checkpoints) - 1) or 0.0
         return any(updates == steps for updates, steps in pairs if updates and steps) or (
-            last is not None and last > 0 and self.ticks == last
+            last is not None and made < last and self.ticks == last
         )
 
     def restarted(self, index: int) -> bool:
@@ -166,16 +171,22 @@ class Links:
     def _of_weight(self, index: int, name: str) -> WeightReach | None:
         """How far the weight may move; None where no bound is known."""
         optimizer, updates = self.settings.optimizer_of(name), self.updates(index, name)
-        told = self.settings.found[index]
-        most = largest_entry(optimizer, self.count(index, name) or MANY_STEPS, told.of(name))
-        rate, entry = self.settings.rates(name)[index], self.checkpoints[index].entries[name]
-        error, slot = ROUNDOFF.get(entry.dtype), told.slots.get(name, {})
-        if dtypes_of(slot).get("exp_avg_sq") == "float16":  # a v that underflows leaves m over eps
-            return None
+        before, own = (self.settings.found[place].of(name) for place in (index - 1, index))
+        slot = self.settings.found[index].slots.get(name, {})
+        most = largest_entry(optimizer, self.count(index, name) or MANY_STEPS, own)
+        rate, error = self.settings.rates(name)[index], ROUNDOFF.get(self.checkpoints[index].entries[name].dtype)
         if most is None or updates is None or updates < 1.0 or rate is None or error is None:
             return None
-        rates, _ = self.rates.between(index, updates, scale=self.share(index, name))
-        share, decay = updates / len(rates), self.settings.decay(name) or 0.0
+        other_betas = before.get("betas") != own.get("betas") and "max_momentum" not in own
+        if other_betas or dtypes_of(slot).get("exp_avg_sq") == "float16":  # a v that underflows leaves m over eps
+            return None
+        rates, _ = self.between(index, name, updates)
+        most *= coarseness(slot, own, optimizer)
+        decays = [one.get("weight_decay") for one in (before, own)]
+        share, decay = (
+            updates / len(rates),
+            max([float(one) for one in decays if isinstance(one, int | float)], default=0.0),
+        )
         rounds = 2.0 if error > ROUNDOFF["float32"] else 1.0  # a rounding moves by at most as much again
         sunk = decay * rounds if optimizer.rule is not None and optimizer.rule.decay == "decoupled" else 0.0
         kept = math.exp(share * math.fsum(math.log1p(-min(each * sunk, 0.5)) for each in rates))
@@ -210,7 +221,7 @@ class Links:
             first_moments=_broken({name: found[name].strayed for name in of_moments}, FORGOTTEN if forgotten else none),
             weights=_broken({name: found[name].beyond for name in of_weights}, none),
             weights_far=_broken({name: found[name].far for name in of_weights}, none),
-            rates_told=self.rates.between(index, updates or 1.0, scale=1.0)[1],
+            rates_told=all(self.between(index, name, updates or 1.0)[1] for name in of_weights),
             unchanged=tuple(name for name, one in found.items() if one.entries and not one.moved),
             frozen=tuple(
                 name for name, one in found.items() if one.entries and not one.moved and one.remade and name in moving
@@ -237,6 +248,16 @@ def largest_entry(optimizer: Optimizer, updates: float, told: Mapping[str, Any])
     beta1, beta2 = optimizer.arguments["betas"]
     bound, (least, most) = step_bound if corrects_bias(told) else moment_bound, beta1_range(told, beta1)
     return bound(most, beta2, updates, least)
+
+
+def coarseness(slot: Mapping[str, Any], told: Mapping[str, Any], optimizer: Optimizer) -> float:
+    """How much larger an update can be than its bound where Adam's moments are rounded as they are stored."""
+    dtypes, betas = dtypes_of(slot), optimizer.arguments.get("betas")
+    if betas is None or not {"exp_avg", "exp_avg_sq"} <= set(dtypes):
+        return 1.0
+    first, second = (4.0 * ROUNDOFF.get(dtypes[key], 0.0) for key in ("exp_avg", "exp_avg_sq"))
+    most = beta1_range(told, betas[0])[1]
+    return (1.0 + first / max(1.0 - most, first)) * math.sqrt(1.0 + second / max(1.0 - betas[1], second))
 
 
 def _broken(counts: Mapping[str, int], otherwise: Missing) -> Broken | Missing:

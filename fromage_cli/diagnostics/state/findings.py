@@ -139,6 +139,7 @@ def _count(result: StateResult) -> Iterator[Finding]:
     """A state that counts other updates than the file's step."""
     step, updates = known(result.step), known(result.state_step)
     before = any(one.restarted or one.counts_differ for one in result.continuity)  # which says more
+    before = before or result.optimizers > 1  # each counts its own
     if step is None or updates is None or before or counts_agree(step, updates):
         return
     said = f"the optimizer counts {number(updates)} updates, and the file says step {number(step)}"

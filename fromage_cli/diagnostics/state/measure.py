@@ -36,6 +36,7 @@ from fromage_cli.theory.equilibrium import momentum_gains
 from fromage_cli.theory.moment_bounds import noise_size
 
 OF_ADAM = Missing(Why.NOT_DEFINED, "the optimizer keeps no second moments")
+NONE_OF_IT = Missing(Why.NOT_DEFINED, "it holds none of the last file's tensors in their shapes")
 UNCOUNTED = Missing(Why.NO_STATE, "the optimizer's state does not count its updates")
 NO_DECAY = Missing(Why.NOT_DEFINED, "weight decay does not go past the gradient here")
 NO_CLOCK = Missing(Why.NO_FORMULA, "what weight decay does under this optimizer depends on the gradients")
@@ -84,6 +85,7 @@ def measure(
     return StateResult(
         step=STEP_UNKNOWN if checkpoint.step is None else checkpoint.step,
         optimizer=links.settings.name,
+        optimizers=len(state.parts),
         state_step=STEP_UNKNOWN if last.updates is None else int(last.updates),
         totals=last.totals,
         groups=tuple(decay_clocks(state, links, decay_lost=decay_lost)),
@@ -156,8 +158,12 @@ def steps_apart(files: Sequence[File], links: Links) -> Iterator[str]:
             owner = id(owners.get(name))
             most[owner] = max(count, most.get(owner, 0.0))
         behind.append({name: most[id(owners.get(name))] - count for name, count in counts.items()})
+    grown = (
+        files[-1].updates - files[-2].updates if len(files) > 1 and files[-1].updates and files[-2].updates else None
+    )
     for name, lag in behind[-1].items():
-        if lag and not any(one.get(name) == lag for one in behind[:-1]):
+        joined = grown is not None and name not in behind[-2] and counts[name] <= grown
+        if lag and not joined and not any(one.get(name) == lag for one in behind[:-1]):
             yield name
 
 
@@ -247,14 +253,21 @@ def totals_of(
     steps += steps_of_slots(layers, slots, sums)
     norm = math.sqrt(math.fsum(square for _, square in steps))
     rule, settings = optimizer.rule, optimizer.arguments
+    unknown = layers[0] if layers else None
     adams = rule is not None and rule.averages == "betas"
     return Totals(
         tensors=len(layers),
         parameters=sum(sums[one.name].entries for one in layers),
-        update_rms=math.sqrt(squares / entries) if entries else layers[0].update_rms,
-        relative_update=(math.sqrt(math.fsum(step for step, _ in steps)) / norm if norm else layers[0].relative_update),
+        update_rms=math.sqrt(squares / entries) if entries else NONE_OF_IT if unknown is None else unknown.update_rms,
+        relative_update=(
+            math.sqrt(math.fsum(step for step, _ in steps)) / norm
+            if norm
+            else NONE_OF_IT
+            if unknown is None
+            else unknown.relative_update
+        ),
         noise_rms=noise_size(settings["betas"][0]) if adams else 1.0 if rule is LION else OF_ADAM,
-        lost=_lost(reduce(add, lost)) if lost else layers[0].lost,
+        lost=_lost(reduce(add, lost)) if lost else NONE_OF_IT if unknown is None else unknown.lost,
         violations=sum(one.violations.total for one in both if not isinstance(one.violations, Missing)),
     )
 

@@ -26,8 +26,8 @@ class Epsilon:
         """From the sums over one or more entries."""
         sound = max(sums.entries - sums.negative - sums.not_finite, 1)
         return cls(
-            sums.below / sums.entries,
-            sums.near / sums.entries,
+            sums.below / max(sums.entries, 1),
+            sums.near / max(sums.entries, 1),
             sums.squares_below / (sums.update_squares or 1.0),
             sums.factors / sound,
         )
@@ -232,6 +232,8 @@ class StateResult:
     """Of the file."""
     optimizer: str | None
     """Its kind; None where it is not recognised."""
+    optimizers: int
+    """How many train the model."""
     state_step: int | Missing
     """Updates that the state counts."""
     totals: Totals

@@ -148,13 +148,14 @@ def subject_of(
 
 
 def tensor_subjects(links: Links, index: int) -> dict[str, Subject]:
-    """The tensors of one checkpoint of a run that the last one holds as well."""
+    """The tensors of one checkpoint of a run that the last one holds as well, in the same shape."""
     entries, settings = links.checkpoints[index].entries, links.settings_at(index)
+    shapes = {name: links.checkpoints[-1].entries[name].shape for name in links.names}
     slots = settings.found[-1].slots
     return {
         name: subject_of(entries[name], slots.get(name, {}), settings, links.last_rate(index, name))
         for name in links.names
-        if name in entries
+        if name in entries and entries[name].shape == shapes[name]
     }
 
 

@@ -94,15 +94,15 @@ def test_the_folders_name(name: str, breaks: int, tmp_path: Path) -> None:
 def test_bounds_of_the_rates_between() -> None:
     schedule = Schedule("linear", total=10.0)
     told = RateHistory((2.0, 6.0), (0.8, 0.4), (), schedule, 1.0, ())
-    rates, known = told.between(1, 4.0, scale=2.0)
+    rates, known = told.between(1, 4.0, (1.6, 0.8), 2.0)
     assert known and rates == pytest.approx([1.02 * 2.0 * rate for rate in (0.8, 0.7, 0.6, 0.5)])
-    assert RateHistory((2.0, 6.0), (0.8, 0.4), (), None, None, ()).between(1, 4.0, scale=1.0) == ([0.8], False)
-    assert RateHistory((2.0, 6.0), (0.8, 0.8), (), None, None, ()).between(1, 4.0, scale=1.0) == ([0.8], True)
+    assert RateHistory((2.0, 6.0), (0.8, 0.4), (), None, None, ()).between(1, 4.0, (0.8, 0.4), 1.0) == ([0.8], False)
+    assert RateHistory((2.0, 6.0), (0.8, 0.8), (), None, None, ()).between(1, 4.0, (0.8, 0.8), 1.0) == ([0.8], True)
     sparse, dense = ((3.0, 1.5), (4.0, 1.0), (9.0, 7.0)), ((3.0, 1.5), (4.0, 1.0), (5.0, 0.9))
     for logged, told in ((sparse, False), (dense, True)):
         history = RateHistory((2.0, 6.0), (0.8, 0.4), logged, None, None, ())
-        assert history.between(1, 4.0, scale=1.0) == ([1.5], told)
-    assert RateHistory((2.0, 6.0), (None, 0.4), (), None, None, ()).between(1, 4.0, scale=1.0) == ([0.4], False)
+        assert history.between(1, 4.0, (0.8, 0.4), 1.0) == ([1.5], told)
+    assert RateHistory((2.0, 6.0), (None, 0.4), (), None, None, ()).between(1, 4.0, (None, 0.4), 1.0) == ([0.4], False)
 
 
 def test_the_sum_of_the_rates_so_far() -> None:

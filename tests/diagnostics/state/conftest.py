@@ -52,6 +52,7 @@ def make_state() -> Callable[..., StateResult]:
         return StateResult(
             step=40,
             optimizer="adamw",
+            optimizers=1,
             state_step=40,
             totals=Totals(4, 104, 0.2, 0.011, 0.2294, NONE, 0),
             groups=(GroupState(4, 1e-3, 0.1, 1e4, 0.9, True),),
