@@ -136,7 +136,7 @@ class Links:
 
     def _reaches(self, index: int) -> dict[str, Reach]:
         """How far each tensor may change up to a checkpoint."""
-        slots = self.settings.found[-1].numbered
+        slots = self.settings.found[index].numbered
         if self.restarted(index):
             return dict.fromkeys([*self.names, *slots], Reach(None, None))
         of_slots = {name: Reach(self._of_moments(index, name), None) for name in slots}
