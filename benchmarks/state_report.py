@@ -14,7 +14,7 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "state_study.jsonl"
 IMPOSSIBLE = {"moments-impossible", "moments-not-finite"}
-PRESENT = {"update-counts-differ", "updates-lost", "decay-lost", "layer-does-not-move"}
+PRESENT = {"update-counts-differ", "updates-lost", "decay-lost", "layer-does-not-move", "layer-frozen"}
 """What warns of one checkpoint and is no impossible moment; every other warning is of the way to it."""
 KINDS = ("impossible moments", "not continued", "others")
 Line = dict[str, Any]

@@ -25,7 +25,7 @@ NO_BOUND = Missing(Why.NO_FORMULA, "no bound holds for this optimizer's state")
 FORGOTTEN = Missing(Why.NO_FORMULA, "too many steps lie between the files, so that less than a millionth of v is left")
 NOT_CONTINUED = Missing(Why.NO_FORMULA, "the optimizer's count of updates does not go on")
 RATES_UNKNOWN = Missing(Why.LEARNING_RATE_UNKNOWN, "the learning rate is not known")
-SKIPPED = 0.02
+SKIPPED = 0.1
 """Share of the updates that a run may leave out, as it does where gradients in float16 overflow."""
 
 FEW = 4.0
@@ -174,8 +174,11 @@ class Links:
         before, own = (self.settings.found[place].of(name) for place in (index - 1, index))
         slot = self.settings.found[index].slots.get(name, {})
         most = largest_entry(optimizer, self.count(index, name) or MANY_STEPS, own)
-        rate, error = self.settings.rates(name)[index], ROUNDOFF.get(self.checkpoints[index].entries[name].dtype)
-        if most is None or updates is None or updates < 1.0 or rate is None or error is None:
+        ends, error = (
+            self.settings.rates(name)[index - 1 : index + 1],
+            ROUNDOFF.get(self.checkpoints[index].entries[name].dtype),
+        )
+        if most is None or updates is None or updates < 1.0 or None in ends or error is None:
             return None
         other_betas = before.get("betas") != own.get("betas") and "max_momentum" not in own
         if other_betas or dtypes_of(slot).get("exp_avg_sq") == "float16":  # a v that underflows leaves m over eps

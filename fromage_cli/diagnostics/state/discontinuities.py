@@ -108,7 +108,7 @@ def not_continued(found: Continuation) -> Iterator[Finding]:
 
 
 def unmoved(continuity: Sequence[Continuation], layers: int, narrow: frozenset[str]) -> Iterator[Finding]:
-    """Tensors that did not change between any two checkpoints, of so many; `narrow`: those that 16 bits round."""
+    """Tensors that did not change from one checkpoint to another, of so many; `narrow`: those whose steps are lost."""
     if not continuity:
         return
     files = len(continuity) + 1

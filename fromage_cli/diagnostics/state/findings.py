@@ -25,11 +25,12 @@ FEW_STEPS = 300.0
 """Steps of decay's clock below which the run forgets its weights within a short time."""
 HARDLY = 0.95
 """Share of the initial weights from which on decay has hardly acted."""
-SKIPPED, FEW_SKIPPED = 0.02, 16.0
+SKIPPED, FEW_SKIPPED = 0.1, 16.0
 """Share of the steps, and steps, that a scaler of float16 gradients may skip: the optimizer then counts fewer."""
 NEARLY = 0.15
 """Part of one by which a multiple may be missed: batches at the end of an epoch are fewer."""
-NARROW = ("bfloat16", "float16")
+MOSTLY_LOST = 0.9
+"""Share of the entries that a step does not change, from which on rounding is why a tensor does not move."""
 ALIKE = "The optimizer is not known for certain. It may keep other averages than Adam's."
 DAMAGED = "Load another checkpoint, or start the optimizer anew with a warm-up: these moments would misdirect steps."
 
@@ -53,7 +54,9 @@ def softened(finding: Finding) -> Finding:
 def _judge(result: StateResult) -> tuple[Finding, ...]:
     """The same, were the optimizer known."""
     never = [never_updated(result.never_updated)] if result.never_updated else []
-    narrow = frozenset(one.name for one in result.layers if one.dtype in NARROW and not one.master)
+    narrow = frozenset(
+        one.name for one in result.layers if (lost := known(one.lost)) and (known(lost.entries) or 0.0) > MOSTLY_LOST
+    )
     broken = (
         *(finding for one in result.continuity for finding in not_continued(one)),
         *unmoved(result.continuity, len(result.layers), narrow),

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
-RUNS = ["sgd-nesterov", "sgd-fp16-scaler", "adam-amsgrad", "adamw-fused", "adamw-resumed", "lion"]
+RUNS = ["sgd-nesterov", "sgd-fp16-scaler", "adam-amsgrad", "adam-one-cycle", "adamw-fused", "adamw-resumed", "lion"]
 SAVED = (1, 2, 20, 39, 40)
 
 
@@ -24,7 +24,7 @@ def study() -> Iterator[ModuleType]:
 @pytest.mark.parametrize("name", RUNS)
 def test_healthy_runs_have_no_warning(name: str, study: ModuleType, tmp_path: Path) -> None:
     whole = next(recipe for recipe in study.HEALTHY if recipe.name == name)
-    recipe = replace(whole, saved=SAVED, length=45, resumed=20 if whole.resumed else None)
+    recipe = replace(whole, saved=SAVED, length=40, resumed=20 if whole.resumed else None)
     line = study.healthy(name, study.plain(recipe, tmp_path, None))
     assert len(line["single"]) == 5 and len(line["pairs"]) == 4
     assert [one for found in (*line["single"], *line["pairs"], line["series"]) for one in found if warns(one)] == []
