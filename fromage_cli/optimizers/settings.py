@@ -18,6 +18,8 @@ ASSUMED = {
 """What is said of a setting that is not known, by its name."""
 MANY_STEPS = 1e12
 """Updates after which no average is still biased by its start."""
+ANOTHER_RATE = " To use another, give --lr."
+"""What a note ends in where the command takes a rate."""
 UNMATCHED_GROUPS = "optimizer: its parameter groups differ and cannot be matched to the layers by name or shape."
 
 
@@ -189,7 +191,7 @@ def find_settings(given: Given, saved: SavedSettings | None, declared: Given) ->
         steps = saved.steps if saved is not None else None
         begins = "the first step of a warm-up" + (" or the end of its schedule" if steps is None else "")
         where = begins if steps is None or steps < 2 else "the end of its schedule"
-        notes.append(f"optimizer: the rate in the checkpoint is 0, as at {where}. To use another, give --lr.")
+        notes.append(f"optimizer: the rate in the checkpoint is 0, as at {where}.{ANOTHER_RATE}")
     found = Optimizer(
         name=name,
         learning_rate=rate or None,

@@ -14,8 +14,8 @@ import math
 def moment_bound(beta1: float, beta2: float, steps: float, least: float | None = None) -> float:
     """C_t: the most that |m| can be over sqrt(v) after so many steps from 0.
 
-    Where beta1 changes along the run it is the largest, and `least` the smallest: C_t is then (1 - least) / (1 - beta1)
-    times as large, for a gradient's weight in m is at most (1 - least) beta1^k after k steps.
+    Where beta1 changes along the run it is the largest, and `least` the smallest. C_t is then
+    (1 - least) / (1 - beta1) times as large. A gradient weighs at most (1 - least) beta1^k in m after k steps.
     Infinite where beta2 is 0 and earlier gradients still count in m, or where it leaves float64.
     """
     if steps <= 0.0:

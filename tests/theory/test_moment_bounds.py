@@ -76,3 +76,17 @@ def test_noise_has_the_size_of_its_law(beta1: float) -> None:
     m, v = averages(gradients, beta1, 0.999)
     assert math.sqrt(float(numpy.mean(m**2 / v))) == pytest.approx(noise_size(beta1), rel=0.06)
     assert noise_size(0.9) == pytest.approx(0.2294, abs=1e-4)
+
+
+def test_a_beta1_that_changes_stays_below_the_bound_of_its_range() -> None:
+    generator = numpy.random.default_rng(1)
+    least, most, beta2 = 0.8, 0.95, 0.99
+    for kind in range(3):
+        m, v = numpy.zeros(2000), numpy.zeros(2000)
+        for step in range(1, 60):
+            beta1 = least + (most - least) * (step % 10) / 9.0
+            size = 10.0 ** generator.uniform(-3, 3, 2000) if kind else numpy.ones(2000)
+            gradient = (generator.standard_normal(2000) if kind == 2 else 1.0) * size
+            m, v = beta1 * m + (1 - beta1) * gradient, beta2 * v + (1 - beta2) * gradient**2
+            assert (abs(m) <= moment_bound(most, beta2, step, least) * numpy.sqrt(v) * (1 + 1e-12)).all()
+    assert moment_bound(0.9, 0.999, 7.0, 0.9) == moment_bound(0.9, 0.999, 7.0)

@@ -33,6 +33,7 @@ def command(
     from fromage_cli.diagnostics.state.findings import judge
     from fromage_cli.diagnostics.state.measure import measure, trained_tensors
     from fromage_cli.diagnostics.state.render import advise, header, headline, is_over, render, told_above
+    from fromage_cli.optimizers.settings import ANOTHER_RATE
 
     chosen = (checkpoint.key, checkpoint.ema, checkpoint.optimizer_state, checkpoint.optimizer_key)
     gathered = gather_series(ckpt, *chosen)
@@ -75,5 +76,5 @@ def command(
         checkpoints=tuple(map(checkpoint_record, checkpoints)),
         provenance=Provenance(device="cpu", dtype="float64"),
         notes=(*gathered.notes, *unread, *unreadable),
-        details=tuple(note for note in links.settings.notes if "--lr" not in note),
+        details=tuple(note.removesuffix(ANOTHER_RATE) for note in links.settings.notes),
     )

@@ -30,8 +30,8 @@ SKIPPED, FEW_SKIPPED = 0.1, 16.0
 NEARLY = 0.15
 """Part of one by which a multiple may be missed: batches at the end of an epoch are fewer."""
 MOSTLY_LOST = 0.9
-"""Share of the entries that a step does not change, from which on rounding is why a tensor does not move."""
-ALIKE = "The optimizer is not known for certain. It may keep other averages than Adam's."
+"""Share of the entries that a step leaves as they are, from which on rounding keeps a tensor still."""
+ALIKE = "The file does not name the optimizer. It may keep other averages than Adam's."
 DAMAGED = "Load another checkpoint, or start the optimizer anew with a warm-up: these moments would misdirect steps."
 
 

@@ -62,7 +62,7 @@ def trained_tensors(checkpoint: Checkpoint, include: Sequence[str], exclude: Seq
 def measure(
     links: Links, state: OptimizerState, advance: Callable[[float, str], None] = lambda elements, doing: None
 ) -> StateResult:
-    """What the states of a run's checkpoints say, the last one in full, and whether each follows from the one before.
+    """What the states of a run's checkpoints say, and whether each follows from the one before.
 
     Each is read once, side by side. Raises InputError as reading does.
     """
@@ -147,7 +147,7 @@ def file_of(links: Links, index: int, subjects: Mapping[str, Subject], found: Ma
 def steps_apart(files: Sequence[File], links: Links) -> Iterator[str]:
     """Tensors that count another number of updates than the most of their optimizer.
 
-    Where earlier files show that a tensor is as far behind as it was, it joined later or was left out, and is sound.
+    One that is as far behind as in an earlier file joined later, and is sound.
     """
     owners = links.settings.found[-1].optimizers
     behind: list[dict[str, float]] = []
@@ -291,7 +291,7 @@ def steps_of_slots(
 
 
 def decay_clocks(state: OptimizerState, links: Links, *, decay_lost: bool) -> Iterator[GroupState]:
-    """Each group with the time in which its decay acts, and what it has left of the initial weights so far.
+    """Each group with the steps in which its decay acts, and what it has left of the initial weights.
 
     Decoupled decay takes rate * decay of a weight in a step. Under SGD the momentum multiplies that by its gain.
     `decay_lost`: whether rounding undoes it.
