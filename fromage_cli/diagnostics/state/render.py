@@ -214,7 +214,7 @@ def advise(findings: Sequence[Finding], *, over: bool) -> str:
 
 
 def told_above(findings: Sequence[Finding]) -> tuple[str, ...]:
-    """The kind of the finding that the first line of the page says, where it is the only one of its kind."""
+    """The code of the finding that the first line says, where no other has it."""
     grave = [finding.code for finding in findings if finding.severity != "info"]
     return (grave[0],) if grave and grave.count(grave[0]) == 1 else ()
 
