@@ -125,7 +125,7 @@ def summary(healthy: Sequence[Line], faulty: Sequence[Line]) -> str:
     return (
         f"{len(healthy)} healthy runs gave {checkpoints} checkpoints and {pairs} pairs of consecutive ones. "
         f"Moments were called impossible in {impossible} of these {len(said)} answers. "
-        f"Something was said not to continue in {broken} of them, in {runs} runs.\n\n"
+        f"Something was said not to continue in {broken} of them, in {runs} of the runs.\n\n"
         f"Faults were put into the last of three checkpoints. "
         f"Under Adam and AdamW the finding that must name them came in {share(named[True])} cases. "
         f"Under SGD with momentum and Lion it came in {share(named[False])}."
