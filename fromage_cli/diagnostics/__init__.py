@@ -1,6 +1,7 @@
 """One folder, one question; COMMANDS is the table of contents, in the order of `--help`."""
 
 COMMANDS = {
+    "check": "Is my run healthy: go on, look at this, or stop?",
     "inspect": "What is in this file, and is anything wrong with it: NaN, Inf, tensors of zeros, code that would run?",
     "breakdown": "How far may a step go before a layer's gradient no longer holds?",
     "suggest-lr": "How far may the next step go, and which learning rate should I train at?",
@@ -14,6 +15,11 @@ COMMANDS = {
 """The commands with the first line of their help, which the program shows without importing them."""
 
 EXAMPLES = {
+    "check": (
+        ("check run/", "the files of a run alone"),
+        ("check run/ --model net.py:build --batch data.npz", "with the network and a batch"),
+        ("check run/ --json -o check.json || exit", "a gate in a job script"),
+    ),
     "inspect": (
         ("inspect model.safetensors", "what is in it, and whether something is wrong"),
         ("inspect run/step-*.pt --json", "the same of several files, for a script"),
@@ -62,7 +68,7 @@ EXAMPLES = {
 """Command lines for the end of each command's help, with what they are for."""
 
 SYMPTOMS = (
-    ("is my run healthy?", "sharpness CKPT", "unstable at your rate"),
+    ("is my run healthy?", "check RUN", "Stop, or Look at this"),
     ("loss flat from the start", "breakdown CKPT", "layers without a gradient"),
     ("loss jumps", "sharpness CKPT", "a ratio above 1"),
     ("NaN", "inspect CKPT…", "tensors with NaN or Inf"),

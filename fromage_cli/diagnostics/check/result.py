@@ -1,0 +1,29 @@
+"""What `check` finds: plain data whose field names are the JSON keys."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Verdict = Literal["go on", "look", "stop"]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A diagnostic that could not look."""
+
+    command: str
+    reason: str
+    """A sentence."""
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One verdict, and what it rests on."""
+
+    verdict: Verdict
+    """`stop` for a failure, `look` for a warning, else `go on`."""
+    looked: tuple[str, ...]
+    """The commands that judged, in the order in which they ran."""
+    skipped: tuple[Skipped, ...]
+    results: Mapping[str, object]
+    """What each command found, by its name."""
