@@ -38,8 +38,9 @@ def command(
     Files alone already answer. With a network and a batch, sharpness and breakdown look too.
     """
     from fromage_cli.checkpoints.runs.gathering import gather_series
-    from fromage_cli.diagnostics.check.examination import FILES, NETWORK, Examination
-    from fromage_cli.diagnostics.check.render import advise, finding_table, headline, render, verdict_of
+    from fromage_cli.diagnostics.check.findings import judge, verdict_of
+    from fromage_cli.diagnostics.check.measure import FILES, NETWORK, Examination
+    from fromage_cli.diagnostics.check.render import advise, finding_table, headline, render
     from fromage_cli.diagnostics.check.result import CheckResult
     from fromage_cli.problem.conditions.budget import Budget
 
@@ -59,18 +60,23 @@ def command(
         return estimate_answer(examination.cost)
     if not examination.answers:
         raise InputError("Nothing could be judged.", examination.skipped[0].reason if examination.skipped else "")
-    findings = examination.findings
+    siblings = examination.siblings
+    findings = judge(siblings, examination.findings)
     result = CheckResult(
         verdict=verdict_of(findings),
         looked=tuple(examination.answers),
         skipped=tuple(examination.skipped),
+        siblings=siblings,
         results=examination.results,
     )
     record = checkpoint_record(last)
     return Answer(
         result=result,
-        page=lambda style: render(result, examination, style),
-        tables={"findings": lambda: finding_table(examination), "summary": lambda: headline(result, findings)},
+        page=lambda style: render(result, examination, findings, style),
+        tables={
+            "findings": lambda: finding_table(examination, findings),
+            "summary": lambda: headline(result, findings),
+        },
         findings=findings,
         header=(short_place(record),),
         advice=advise(result.verdict, findings),

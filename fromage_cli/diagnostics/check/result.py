@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Verdict = Literal["go on", "look", "stop"]
+Verdict = Literal["go", "look", "stop"]
 
 
 @dataclass(frozen=True)
@@ -17,13 +17,26 @@ class Skipped:
 
 
 @dataclass(frozen=True)
+class Sibling:
+    """A layer beside those of the same name and shape in other blocks."""
+
+    name: str
+    factor: float
+    """Its root mean square over what the others and their trend along the depth tell of it."""
+    siblings: int
+    """How many others there are."""
+
+
+@dataclass(frozen=True)
 class CheckResult:
     """One verdict, and what it rests on."""
 
     verdict: Verdict
-    """`stop` for a failure, `look` for a warning, else `go on`."""
+    """`stop` for a failure, `look` for a warning, else `go`."""
     looked: tuple[str, ...]
     """The commands that judged, in the order in which they ran."""
     skipped: tuple[Skipped, ...]
+    siblings: tuple[Sibling, ...]
+    """Every layer that has some, of the last file."""
     results: Mapping[str, object]
     """What each command found, by its name."""

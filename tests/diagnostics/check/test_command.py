@@ -14,7 +14,7 @@ Run = Callable[..., tuple[int, str, str]]
 def test_files_alone_answer(run: Run) -> None:
     code, out, _ = run(str(SAMPLES / "char-gpt"), "--json")
     result = json.loads(out)["result"]
-    assert (code, result["verdict"], result["looked"]) == (0, "go on", ["inspect", "state", "norms"])
+    assert (code, result["verdict"], result["looked"]) == (0, "go", ["inspect", "state", "norms"])
     assert [one["command"] for one in result["skipped"]] == ["sharpness", "breakdown"]
     assert {"totals", "layers"} <= set(result["results"]["state"])
 

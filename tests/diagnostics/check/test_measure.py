@@ -1,6 +1,7 @@
 """Commands in turn: what each answers, and what ends the round."""
 
-from fromage_cli.diagnostics.check.examination import OUT_OF_TIME, Examination
+from fromage_cli.diagnostics.check.findings import judge
+from fromage_cli.diagnostics.check.measure import OUT_OF_TIME, Examination
 from fromage_cli.diagnostics.check.result import Skipped
 from fromage_cli.errors import InputError, MismatchError, ResourceError
 from fromage_cli.findings import Finding
@@ -27,7 +28,7 @@ def asked(answers: dict[str, Answers | Exception], *, named: bool = False) -> Ex
 
 def test_findings_of_all_commands_the_gravest_first_and_each_once() -> None:
     found = asked({"a": answer(INFO, WARN), "b": [answer(INFO), answer(WARN, FAIL)]})
-    assert found.findings == (FAIL, WARN, INFO)
+    assert judge((), found.findings) == (FAIL, WARN, INFO)
     assert set(found.results) == {"a", "b"} and found.error is None
 
 

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from fromage_cli.diagnostics.check.result import Skipped
+from fromage_cli.diagnostics.check.result import Sibling, Skipped
+from fromage_cli.diagnostics.check.siblings import compare_siblings
 from fromage_cli.errors import FromageError, MismatchError, ResourceError
 from fromage_cli.findings import Finding
 from fromage_cli.terminal.answer import Answer, Answers, Estimate, EstimateResult
@@ -12,7 +14,6 @@ FILES = ("inspect", "state", "norms")
 """Commands that need files alone."""
 NETWORK = ("sharpness", "breakdown")
 """Commands that need the network and a batch."""
-ORDER = ("fail", "warn", "info")
 OUT_OF_TIME = "The time limit was reached before."
 
 Run = Callable[[str], Answers]
@@ -55,9 +56,16 @@ class Examination:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Those of all commands, the gravest first; what two of them say of one layer stands once."""
-        every = {(one.code, one.layer): one for answer in self.answers.values() for one in answer.findings}
-        return tuple(sorted(every.values(), key=lambda one: ORDER.index(one.severity)))
+        """Those of all commands, in the order in which they looked."""
+        return tuple(one for answer in self.answers.values() for one in answer.findings)
+
+    @property
+    def siblings(self) -> tuple[Sibling, ...]:
+        """Each layer beside those like it in other blocks, from the sizes that `inspect` has read."""
+        inspected = self.answers.get("inspect")
+        tensors: Sequence[Any] = () if inspected is None else getattr(inspected.result, "tensors", ())
+        sizes = ((one.name, tuple(one.shape), one.rms) for one in tensors if isinstance(one.rms, float))
+        return tuple(compare_siblings(sizes))
 
     @property
     def cost(self) -> Estimate:
