@@ -609,6 +609,7 @@ MLP = ROOT / "sample_checkpoints/mlp-2"
 AT_440 = str(MLP / "step-000440.safetensors")
 GPT = str(ROOT / "sample_checkpoints/char-gpt/step-000860.pt")
 CALLS = {
+    "check": ([AT_440], [GPT]),
     "inspect": ([AT_440], [AT_440, "--headers"], [AT_440, "--spectrum"], [GPT]),
     "breakdown": ([AT_440, "--eta", "1e-3,1e-2"],),
     "suggest-lr": (
@@ -700,5 +701,5 @@ def test_every_null_tells_why_it_is_missing_or_stands_for_what_does_not_exist(co
         assert ended.value.code == 0
         infinite = {entry["path"] for entry in envelope["nonfinite"]}
         untold = {re.sub(r"\[\d+\]", "[]", path) for path in {*nulls(envelope["result"], "result")} - infinite}
-        paths = {path.replace("result", command, 1) for path in untold}
+        paths = {path.replace("result", command, 1).removeprefix("check.results.") for path in untold}
         assert {path for path in paths if not path.startswith(AS_SAVED)} <= DO_NOT_EXIST.keys(), arguments
