@@ -25,7 +25,7 @@ FACTS = {
     "updates-lost": "warn",
     "decay-lost": "warn",
     "layer-does-not-move": "warn",
-    "layer-unlike-siblings": "warn",
+    "loss-not-finite": "fail",
     "optimizer-restarted": "warn",
     "updates-and-steps-differ": "warn",
     "moments-not-updated": "warn",

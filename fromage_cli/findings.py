@@ -95,6 +95,24 @@ def layers_unchanged(names: Sequence[str], total: int, checkpoints: int) -> Find
     return about_names("layers-unchanged", "info", names, message, hint)
 
 
+def layer_out_of_line(name: str, whose: str, factor: float, limit: float) -> Finding:
+    """A layer unlike its siblings, which may be what is wrong when another one fails first.
+
+    `whose`: what differs with its verb, as `weights are`; `factor`: over what the siblings tell.
+    """
+    large = factor >= 1.0
+    return Finding(
+        code="layer-out-of-line",
+        severity="info",
+        layer=name,
+        message=f"its {whose} {factor if large else 1.0 / factor:.2g} × as "
+        f"{'large' if large else 'small'} as in its sibling layers",
+        value=factor,
+        limit=limit,
+        hint="Look here first: at its initialisation, its learning rate, and what scales its input.",
+    )
+
+
 def gradient_is_zero(names: Sequence[str]) -> Finding:
     """The gradient of these tensors is exactly zero, not noise and not rounding."""
     return about_names(

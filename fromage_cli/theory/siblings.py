@@ -14,6 +14,8 @@ LEAST = 4
 """Siblings at least: of three, any one may be the odd one."""
 DEVIATIONS = 5.0
 """Robust standard deviations that a sibling must lie beyond what the others scatter by."""
+WEIGHT_FACTOR = 3.4
+"""RMS of weights beside siblings from which on it is said; no verdict, since docs/run-study.md has it in two runs."""
 GAUSSIAN = 1.4826
 """The standard deviation of a normal distribution over its median absolute deviation."""
 

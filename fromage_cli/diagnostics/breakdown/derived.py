@@ -18,17 +18,15 @@ from fromage_cli.theory.relative_trust import (
     predicted_breakdown,
     spectral_step,
 )
-from fromage_cli.theory.siblings import out_of_line, sibling_groups
+from fromage_cli.theory.siblings import WEIGHT_FACTOR, out_of_line, sibling_groups
 from fromage_cli.theory.singular_values import stable_rank
 
 BISECTIONS = 30
 """Halvings of the last interval: what is left of it is far below what the interpolation is exact to."""
 SPECTRAL_TOLERANCE = 1e-2
 """Residual of singular values, which are then a few thousandths low at most: enough to compare two predictions."""
-WEIGHT_FACTOR = 3.4
-"""RMS of weights beside siblings from which on it is said; no verdict, since docs/run-study.md has it in two runs."""
 GRADIENT_FACTOR = 30.0
-"""The same for gradients and steps, which scatter more: up to 21 × in healthy deep perceptrons."""
+"""The same as WEIGHT_FACTOR for gradients and steps, which scatter more: up to 21 × in healthy deep perceptrons."""
 VIOLATION_FLOOR = 10.0
 """A breakdown counts towards `violation` from this multiple of its noise floor on."""
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from fromage_cli.counting import counted
-from fromage_cli.diagnostics.breakdown.derived import GRADIENT_FACTOR, TOO_SMALL, WEIGHT_FACTOR
+from fromage_cli.diagnostics.breakdown.derived import GRADIENT_FACTOR, TOO_SMALL
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult
 from fromage_cli.findings import (
     Finding,
@@ -13,10 +13,12 @@ from fromage_cli.findings import (
     gradient_is_not_the_losses,
     gradient_is_rounding,
     gradient_is_zero,
+    layer_out_of_line,
     layers_without_size,
 )
 from fromage_cli.missing import Missing, Why, known
 from fromage_cli.probes.lines.direction import Still
+from fromage_cli.theory.siblings import WEIGHT_FACTOR
 
 EARLY = 1e-3
 """Trust eta of a layer below which it is said: a third of what the paper's networks show.
@@ -109,20 +111,11 @@ def _trust(result: BreakdownResult) -> Iterator[Finding]:
 
 
 def _out_of_line(result: BreakdownResult) -> Iterator[Finding]:
-    """Layers unlike their siblings: the layer that gives way first need not be the one that is wrong."""
+    """Layers unlike their siblings."""
     whose = {"weights": "weights are", "step": "relative step is", "gradient": "gradient is"}
     for odd in result.out_of_line:
-        large = odd.factor >= 1.0
-        yield Finding(
-            code="layer-out-of-line",
-            severity="info",
-            layer=odd.name,
-            message=f"its {whose[odd.quantity]} {odd.factor if large else 1.0 / odd.factor:.2g} × as "
-            f"{'large' if large else 'small'} as in its sibling layers",
-            value=odd.factor,
-            limit=WEIGHT_FACTOR if odd.quantity == "weights" else GRADIENT_FACTOR,
-            hint="Look here first: at its initialisation, its learning rate, and what scales its input.",
-        )
+        limit = WEIGHT_FACTOR if odd.quantity == "weights" else GRADIENT_FACTOR
+        yield layer_out_of_line(odd.name, whose[odd.quantity], odd.factor, limit)
 
 
 def _gradients(result: BreakdownResult) -> Iterator[Finding]:

@@ -44,7 +44,7 @@ def command(
     from fromage_cli.diagnostics.check.result import CheckResult
     from fromage_cli.problem.conditions.budget import Budget
 
-    Budget(run.time_limit, run.max_memory)
+    Budget(run.time_limit, run.max_memory)  # watches for the limits from now on
     series = gather_series(ckpt, model.key, model.ema, model.optimizer_state, model.optimizer_key)
     last = series.checkpoints[-1]
     groups = (optimizer, model, batch, tensors, run, output)
@@ -60,13 +60,12 @@ def command(
         return estimate_answer(examination.cost)
     if not examination.answers:
         raise InputError("Nothing could be judged.", examination.skipped[0].reason if examination.skipped else "")
-    siblings = examination.siblings
-    findings = judge(siblings, examination.findings)
+    findings = judge(examination.out_of_line, examination.findings)
     result = CheckResult(
         verdict=verdict_of(findings),
         looked=tuple(examination.answers),
         skipped=tuple(examination.skipped),
-        siblings=siblings,
+        out_of_line=examination.out_of_line,
         results=examination.results,
     )
     record = checkpoint_record(last)

@@ -22,7 +22,7 @@ def render(
     cells = []
     for command in result.looked:
         grave = [one for one in examination.answers[command].findings if one.severity != "info"]
-        cells.append((command, f"{counted(len(grave), 'warning')}" if grave else "nothing wrong"))
+        cells.append((command, counted(len(grave), "problem") if grave else "nothing wrong"))
     page.append(house_table([Column("command", name=True), Column("answer", left=True)], cells, style))
     reasons = dict.fromkeys(one.reason for one in result.skipped)
     for reason in reasons:

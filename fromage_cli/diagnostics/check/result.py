@@ -17,14 +17,12 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class Sibling:
-    """A layer beside those of the same name and shape in other blocks."""
+class OutOfLine:
+    """A matrix that differs from its siblings: those of the same shape in the same place of other blocks."""
 
     name: str
     factor: float
-    """Its root mean square over what the others and their trend along the depth tell of it."""
-    siblings: int
-    """How many others there are."""
+    """Its root mean square over the siblings' median, the trend along depth taken out."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class CheckResult:
     looked: tuple[str, ...]
     """The commands that judged, in the order in which they ran."""
     skipped: tuple[Skipped, ...]
-    siblings: tuple[Sibling, ...]
-    """Every layer that has some, of the last file."""
+    out_of_line: tuple[OutOfLine, ...]
+    """In the last file."""
     results: Mapping[str, object]
     """What each command found, by its name."""

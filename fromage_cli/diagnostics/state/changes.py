@@ -79,9 +79,7 @@ class WeightReach:
     distance: float
     """The sum of the rates times the most that an entry of u can be."""
     kept: float
-    """The least share of the weight that decay may leave."""
-    kept_most: float
-    """The largest."""
+    """The least share of the weight that decay may leave; the most is 1."""
     rounding: float
     """Share of a weight that roundings may change."""
 
@@ -89,7 +87,7 @@ class WeightReach:
         """Entries that moved further, and those that moved FAR times as far."""
         import numpy
 
-        middle, half = 0.5 * (self.kept + self.kept_most), 0.5 * (self.kept_most - self.kept)
+        middle, half = 0.5 * (1.0 + self.kept), 0.5 * (1.0 - self.kept)
         room = (half + self.rounding) * numpy.abs(before)
         room += self.rounding * numpy.abs(after)
         room += self.distance

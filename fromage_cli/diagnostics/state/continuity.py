@@ -24,10 +24,8 @@ from fromage_cli.theory.moment_bounds import moment_bound, step_bound
 NO_BOUND = Missing(Why.NO_FORMULA, "no bound holds for this optimizer's state")
 FORGOTTEN = Missing(Why.NO_FORMULA, "too many steps lie between the files, so that less than a millionth of v is left")
 NOT_CONTINUED = Missing(Why.NO_FORMULA, "the optimizer's count of updates does not go on")
-RATES_UNKNOWN = Missing(Why.LEARNING_RATE_UNKNOWN, "the learning rate is not known")
 SKIPPED = 0.1
 """Share of the updates that a run may leave out, as it does where gradients in float16 overflow."""
-
 FEW = 4.0
 """Updates by which a count may differ from the steps between files all the same."""
 
@@ -120,10 +118,8 @@ class Links:
 
     def restarted(self, index: int) -> bool:
         """Whether the count of updates began again after the checkpoint before."""
-        first, last, steps = self.count(index - 1), self.count(index), self.steps(index)
-        if first is None or last is None or steps is None:
-            return False
-        return last < first
+        first, last = self.count(index - 1), self.count(index)
+        return first is not None and last is not None and last < first
 
     def counts_differ(self, index: int) -> bool:
         """Whether the count of updates grew otherwise than the steps of the files, in whichever unit these are."""
@@ -196,7 +192,6 @@ class Links:
         return WeightReach(
             distance=rounds * most * share * math.fsum(rates),
             kept=kept,
-            kept_most=1.0,
             rounding=4.0 * error if rounds > 1.0 else 4.0 * error * updates,
         )
 

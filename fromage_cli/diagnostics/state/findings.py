@@ -6,6 +6,7 @@ from dataclasses import replace
 from statistics import median
 
 from fromage_cli.counting import counted
+from fromage_cli.diagnostics.state.continuity import SKIPPED
 from fromage_cli.diagnostics.state.discontinuities import not_continued, rate_finding, short_name, unmoved
 from fromage_cli.diagnostics.state.replicas import replica_findings
 from fromage_cli.diagnostics.state.result import LayerState, StateResult
@@ -25,8 +26,8 @@ FEW_STEPS = 300.0
 """Steps of decay's clock below which the run forgets its weights within a short time."""
 HARDLY = 0.95
 """Share of the initial weights from which on decay has hardly acted."""
-SKIPPED, FEW_SKIPPED = 0.1, 16.0
-"""Share of the steps, and steps, that a scaler of float16 gradients may skip: the optimizer then counts fewer."""
+FEW_SKIPPED = 16.0
+"""Steps that a scaler of float16 gradients may skip in any run: the optimizer then counts fewer."""
 NEARLY = 0.15
 """Part of one by which a multiple may be missed: batches at the end of an epoch are fewer."""
 MOSTLY_LOST = 0.9

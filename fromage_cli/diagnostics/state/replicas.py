@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.state.result import ReplicaState
+from fromage_cli.diagnostics.state.words import entries
 from fromage_cli.findings import Finding, about_names
 from fromage_cli.missing import known
 from fromage_cli.terminal.page import Fact
@@ -44,8 +45,7 @@ def replica_findings(replicas: Sequence[ReplicaState]) -> Iterator[Finding]:
 
 def _by_how_much(apart: Sequence[ReplicaState]) -> str:
     counts = [count for one in apart if (count := known(one.differ)) is not None]
-    total = sum(counts)
-    return f" in {'1 entry' if total == 1 else f'{total:,} entries'}" if counts else " in shape"
+    return f" in {entries(sum(counts))}" if counts else " in shape"
 
 
 def _where(one: ReplicaState) -> str:

@@ -1,8 +1,9 @@
 """What is judged over all commands."""
 
-from fromage_cli.diagnostics.check.findings import UNLIKE, judge, sentence, verdict_of
-from fromage_cli.diagnostics.check.result import Sibling
+from fromage_cli.diagnostics.check.findings import judge, sentence, verdict_of
+from fromage_cli.diagnostics.check.result import OutOfLine
 from fromage_cli.findings import Finding
+from fromage_cli.theory.siblings import WEIGHT_FACTOR
 
 WARN = Finding("norm-jumped", "warn", "its norm went from 1 to 8", layer="output.weight", hint="Lower the rate.")
 FAIL = Finding("tensor-not-finite", "fail", "the weights hold NaN", layer="first", hint="Load another file.")
@@ -21,8 +22,7 @@ def test_the_gravest_comes_first_and_each_stands_once() -> None:
 
 
 def test_a_layer_out_of_line_is_named_with_its_factor() -> None:
-    siblings = [Sibling(f"layers.{block}.weight", factor, 5) for block, factor in enumerate((1.0, 3.9, 10.0, 0.1))]
-    large, small = judge(siblings, ())
-    assert (large.layer, large.value, large.limit, large.severity) == ("layers.2.weight", 10.0, UNLIKE, "warn")
-    assert large.message == "its weights are 10 times as large as those of 5 like it in other blocks"
-    assert small.message.startswith("its weights are 10 times as small")
+    large, small = judge((OutOfLine("layers.2.weight", 10.0), OutOfLine("layers.3.weight", 0.1)), ())
+    assert (large.layer, large.value, large.limit, large.severity) == ("layers.2.weight", 10.0, WEIGHT_FACTOR, "info")
+    assert large.message == "its weights are 10 × as large as in its sibling layers"
+    assert small.message == "its weights are 10 × as small as in its sibling layers"

@@ -1,9 +1,13 @@
 """Commands in turn: what each answers, and what ends the round."""
 
+from types import SimpleNamespace
+
+import pytest
+
 from fromage_cli.diagnostics.check.findings import judge
 from fromage_cli.diagnostics.check.measure import OUT_OF_TIME, Examination
 from fromage_cli.diagnostics.check.result import Skipped
-from fromage_cli.errors import InputError, MismatchError, ResourceError
+from fromage_cli.errors import InputError, MismatchError, NumericalError, ResourceError
 from fromage_cli.findings import Finding
 from fromage_cli.terminal.answer import Answer, Answers, Estimate, EstimateResult
 
@@ -38,10 +42,30 @@ def test_what_cannot_look_is_told_with_its_reason() -> None:
     assert found.error is None and list(found.answers) == ["b"]
 
 
-def test_a_misfit_is_an_error_where_the_network_was_named() -> None:
-    misfit = MismatchError("does not fit.")
-    assert asked({"a": misfit}).error is None
-    assert asked({"a": misfit, "b": answer()}, named=True).error is misfit
+def test_a_network_that_was_named_has_to_be_usable() -> None:
+    for error in (MismatchError("does not fit."), InputError("there is no such file.")):
+        assert asked({"a": error}).error is None
+        assert asked({"a": error, "b": answer()}, named=True).error is error
+
+
+def test_a_loss_that_is_not_finite_is_a_failure() -> None:
+    found = asked({"a": answer(INFO), "b": NumericalError("The loss at these weights is nan.", "Look.")})
+    (failure,) = [one for one in judge((), found.findings) if one.severity == "fail"]
+    assert (failure.code, failure.message, failure.hint) == (
+        "loss-not-finite",
+        "The loss at these weights is nan",
+        "Look.",
+    )
+    assert [one.command for one in found.skipped] == ["b"] and found.error is None
+
+
+def test_a_matrix_out_of_line_with_those_of_other_blocks() -> None:
+    sizes = {f"blocks.{block}.up.weight": 10.0 if block == 2 else 1.0 + 0.01 * block for block in range(6)}
+    tensors = [SimpleNamespace(name=name, shape=(8, 4), rms=size) for name, size in sizes.items()]
+    tensors += [SimpleNamespace(name=f"blocks.{block}.bias", shape=(8,), rms=10.0**block) for block in range(6)]
+    (odd,) = asked({"inspect": answer(result=SimpleNamespace(tensors=tensors))}).out_of_line
+    assert odd.name == "blocks.2.up.weight" and odd.factor == pytest.approx(10.0, rel=0.05)
+    assert asked({"state": answer()}).out_of_line == ()
 
 
 def test_a_limit_ends_the_round() -> None:

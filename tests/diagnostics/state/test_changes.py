@@ -75,7 +75,7 @@ def test_sixteen_bits_remember_less() -> None:
 
 
 def test_a_weight_moves_as_far_as_the_rates_and_decay_allow() -> None:
-    reach = WeightReach(distance=0.5, kept=0.9, kept_most=1.0, rounding=0.0)
+    reach = WeightReach(distance=0.5, kept=0.9, rounding=0.0)
     before = numpy.array([1.0, 1.0, 1.0, 1.0, -1.0])
     after = numpy.array([1.499, 1.501, 0.401, 0.399, -0.399])
     assert reach.broken(before, after) == (3, 0)
