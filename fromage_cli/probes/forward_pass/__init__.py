@@ -1,0 +1,1 @@
+"""What a network's attention, units and outputs are like in one forward pass."""
