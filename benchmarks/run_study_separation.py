@@ -109,6 +109,9 @@ VERDICTS = {
     "noise-dominates": "info",
     "certain-together-only": "info",
     "recommended-above-critical": "info",
+    "attention-logits-large": "info",
+    "attention-entropy-collapsed": "info, warn",
+    "logits-drift": "info",
 }
 """Codes that can be read as a verdict on the training, and their severity."""
 LOW = {

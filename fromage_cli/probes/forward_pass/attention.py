@@ -57,8 +57,8 @@ class AttentionWatcher:
     """Within the block, each call of `scaled_dot_product_attention` leaves what its heads are like in `calls`.
 
     Those of `nn.MultiheadAttention` are among them, whether or not it returns its weights. Attention that is written
-    as matrix products and a softmax is not seen, nor are kernels from elsewhere. With micro-batches there is a call for
-    each; a block that is recomputed in a backward pass within the watcher calls again.
+    as matrix products and a softmax is not seen. Neither are kernels from elsewhere, nor what `backward` recomputes.
+    With micro-batches there is a call for each.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -147,31 +147,32 @@ def _measure_head(
     head: int, query: Tensor, key: Tensor, mask: Tensor | None, *, is_causal: bool, scale: float
 ) -> AttentionHead | None:
     """One head: queries rows … × L × d, keys rows … × S × d, mask … × L × S; None where nothing is seen."""
-    largest, several, entropies, alone = -math.inf, 0, 0.0, 0
-    length, keys = query.shape[-2], key.shape[-2]
-    step = max(1, LARGEST_PART // max(1, keys * query[..., 0, 0].numel()))
-    for start in range(0, length, step):
-        places = torch.arange(start, min(start + step, length), device=query.device)
+    largest, several, entropies, alone = [], 0, 0.0, 0
+    length, key = query.shape[-2], widened(key)
+    rows = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2])  # type: ignore[no-untyped-call]
+    row = key.shape[-2] * math.prod(rows)
+    step = max(1, LARGEST_PART // max(1, row))
+    for start in range(0, length if row else 0, step):
+        places = slice(start, min(start + step, length))
         with torch.autocast(query.device.type, enabled=False):
-            logits = scale * widened(query[..., start : start + step, :]) @ widened(key).mT
+            logits = scale * widened(query[..., places, :]) @ key.mT
         seen = torch.ones_like(logits, dtype=torch.bool)
         if is_causal:
-            seen &= places[:, None] >= torch.arange(keys, device=query.device)
+            seen = seen & torch.ones(length, key.shape[-2], dtype=torch.bool, device=key.device).tril()[places]
         if mask is not None and mask.dtype == torch.bool:
-            seen &= mask[..., start : start + step, :]
+            seen = seen & mask[..., places, :]
         elif mask is not None:
-            bias = mask[..., start : start + step, :]
-            seen &= bias > HIDDEN
-            logits += bias
-        logits.masked_fill_(~seen, -math.inf)
-        largest = max(largest, logits.amax().item())
-        rows = seen.sum(-1)
-        weights = logits.softmax(-1)[rows > 1]
+            seen, logits = seen & (mask[..., places, :] > HIDDEN), logits + mask[..., places, :]
+        logits = logits.masked_fill(~seen, -math.inf)
+        largest.append(logits.amax())
+        counts = seen.sum(-1)
+        weights, counts = logits.softmax(-1)[counts > 1], counts[counts > 1]
         several += len(weights)
-        entropies += (torch.special.entr(weights).sum(-1) / rows[rows > 1].log()).double().sum().item()
+        entropies += (torch.special.entr(weights).sum(-1) / counts.log()).double().sum().item()
         alone += int((weights.amax(-1) > ONE_KEY).sum())
-    if largest == -math.inf:
+    found = torch.stack(largest).amax().item() if largest else -math.inf
+    if found == -math.inf:
         return None
     if not several:
-        return AttentionHead(head, largest, None, None)
-    return AttentionHead(head, largest, entropies / several, alone / several)
+        return AttentionHead(head, found, None, None)
+    return AttentionHead(head, found, entropies / several, alone / several)

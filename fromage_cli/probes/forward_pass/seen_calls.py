@@ -1,4 +1,4 @@
-"""Calls of torch's functions whose arguments are looked at before they are made."""
+"""Calls of torch's functions whose arguments are looked at."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,17 +10,18 @@ Function = Callable[..., Any]
 
 
 def looked_at(function: Function, look: Callable[..., None]) -> Function:
-    """The function, whose arguments are handed to `look` first, without a graph.
+    """The function; what it was called with is then handed to `look`, without a graph.
 
     Calls with tensors that hold no numbers of their own (within `vmap`, nested, on `meta`) are made unseen.
     """
 
     def seen(*arguments: Any, **named: Any) -> Any:
+        found = function(*arguments, **named)
         tensors = [each for each in (*arguments, *named.values()) if isinstance(each, Tensor)]
         if all(map(_holds_numbers, tensors)):
             with torch.no_grad():
                 look(*arguments, **named)
-        return function(*arguments, **named)
+        return found
 
     return seen
 
