@@ -158,7 +158,7 @@ def _measure_head(
             logits = scale * widened(query[..., places, :]) @ key.mT
         seen = torch.ones_like(logits, dtype=torch.bool)
         if is_causal:
-            seen = seen & torch.ones(length, key.shape[-2], dtype=torch.bool, device=key.device).tril()[places]
+            seen = seen.tril(start)  # from this part's first query on
         if mask is not None and mask.dtype == torch.bool:
             seen = seen & mask[..., places, :]
         elif mask is not None:
