@@ -76,7 +76,11 @@ FACTS = {
 VERDICTS = {
     "breakdown-early": "info",
     "step-ascends": "info",
-    "layer-out-of-line": "info",
+    "layer-out-of-line": "info, warn",
+    "layer-large": "info, warn",
+    "layer-forgotten": "warn",
+    "decay-too-strong": "warn",
+    "grows-without-decay": "warn",
     "tensor-still": "info",
     "curvature-breaks-earlier": "info",
     "layer-turned": "info",

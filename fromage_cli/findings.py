@@ -95,15 +95,16 @@ def layers_unchanged(names: Sequence[str], total: int, checkpoints: int) -> Find
     return about_names("layers-unchanged", "info", names, message, hint)
 
 
-def layer_out_of_line(name: str, whose: str, factor: float, limit: float) -> Finding:
+def layer_out_of_line(name: str, whose: str, factor: float, limit: float, *, alarming: bool = False) -> Finding:
     """A layer unlike its siblings, which may be what is wrong when another one fails first.
 
-    `whose`: what differs with its verb, as `weights are`; `factor`: over what the siblings tell.
+    `whose`: what differs with its verb, as `weights are`; `factor`: over what the siblings tell; `alarming`: whether
+    it is a warning.
     """
     large = factor >= 1.0
     return Finding(
         code="layer-out-of-line",
-        severity="info",
+        severity="warn" if alarming else "info",
         layer=name,
         message=f"its {whose} {factor if large else 1.0 / factor:.2g} × as "
         f"{'large' if large else 'small'} as in its sibling layers",

@@ -1,5 +1,6 @@
 """Which tensors of a checkpoint are layers, as far as a file tells."""
 
+import re
 from collections.abc import Sequence
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint, TensorEntry
@@ -11,6 +12,12 @@ from fromage_cli.errors import UsageError
 
 BUFFERS = ("running_mean", "running_var")
 """Ends of names of floating-point tensors that no optimizer moves."""
+_LOOKUP_TABLE = re.compile(r"embed|(^|[._])(emb|wte|wpe|tok\w*|pos\w*|cls)([._]|\d|$)", re.IGNORECASE)
+
+
+def looks_like_lookup_table(name: str) -> bool:
+    """Return whether a tensor has a usual name of embeddings of tokens or positions."""
+    return _LOOKUP_TABLE.search(name) is not None
 
 
 def layer_entries(

@@ -14,6 +14,7 @@ from fromage_cli.errors import MismatchError, UsageError
 from fromage_cli.findings import Finding
 from fromage_cli.intake.intake import Intake
 from fromage_cli.intake.saved_settings import naming_settings
+from fromage_cli.intake.sharing import shared
 from fromage_cli.terminal.options import BatchOptions, ModelOptions, RunOptions
 from fromage_cli.terminal.progress import Work, progress
 from fromage_cli.terminal.session import current
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from fromage_cli.checkpoints import Checkpoint
+    from fromage_cli.problem.conditions.budget import Budget
     from fromage_cli.problem.conditions.evaluation import Mode
     from fromage_cli.problem.data.batches import Batch
     from fromage_cli.problem.user_code.declared import Declared
@@ -68,6 +70,21 @@ def open_problem(
     from fromage_cli.problem.conditions.budget import Budget
 
     budget = Budget(run.time_limit, run.max_memory)  # from here on: loading torch takes its time too
+    place = ckpt if ckpt is None or isinstance(ckpt, str) else ckpt.place
+    key = repr((place, model, batch, run.device, run.dtype, run.seed, run.autocast, spare, in_loss))
+    options = (model, batch, run)
+    return shared(key, budget, lambda: _open_anew(ckpt, options, budget, spare=spare, in_loss=in_loss))
+
+
+def _open_anew(
+    ckpt: str | Checkpoint | None,
+    options: tuple[ModelOptions, BatchOptions, RunOptions],
+    budget: Budget,
+    *,
+    spare: int,
+    in_loss: Mapping[str, float] | None,
+) -> Intake:
+    model, batch, run = options
     checkpoint, declared = _opened(ckpt, model)  # what is not there is refused before torch is loaded
     with progress("loading torch"):
         import torch

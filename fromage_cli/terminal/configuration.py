@@ -35,6 +35,8 @@ DATA_KEYS = frozenset(
     }
 )
 """What a file beside a checkpoint may declare; met in a project's configuration, those that are no flags are left."""
+RULES_KEY = "rule"
+"""Tables that say what `check` makes of its findings; no flag."""
 ONE_CALL_ONLY = frozenset({"trust", "list", "remove"})
 """Flags that no configuration can give: they hold for one call."""
 WITHOUT_ENVIRONMENT = ONE_CALL_ONLY | {"ckpt", "force", "json", "value", "estimate", "output"}
@@ -72,7 +74,7 @@ def without_other_optimizers(written: dict[str, tuple[Any, str]], chosen: object
 
 def check_keys(values: Mapping[str, Any], source: Path, command: str, flags: CommandFlags) -> None:
     """Raise UsageError for the first unknown key, naming the nearest one and the file."""
-    known = {*flags[command], *DATA_KEYS, "ckpt"}
+    known = {*flags[command], *DATA_KEYS, "ckpt", RULES_KEY}
     for key, value in values.items():
         if isinstance(value, dict) and key in flags:
             for inner in value:

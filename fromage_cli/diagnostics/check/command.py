@@ -1,14 +1,17 @@
 """`fromage-diag check`."""
 
-import inspect
-from collections.abc import Mapping
-from dataclasses import asdict
-from importlib import import_module
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from fromage_cli.errors import InputError
-from fromage_cli.intake import checkpoint_record, short_place
-from fromage_cli.terminal.answer import Answer, Answers, Provenance, estimate_answer
+import typer
+
+from fromage_cli.errors import FromageError, InputError, ResourceError
+from fromage_cli.intake import checkpoint_record, declared_by, likely_problem, open_problem, short_place
+from fromage_cli.intake.sharing import problems_shared
+from fromage_cli.terminal.answer import Answer, Provenance, estimate_answer
+from fromage_cli.terminal.configuration import RULES_KEY
 from fromage_cli.terminal.optimizer_options import OptimizerOptions
 from fromage_cli.terminal.options import (
     BatchOptions,
@@ -19,13 +22,25 @@ from fromage_cli.terminal.options import (
     RunOptions,
     diagnostic,
 )
-from fromage_cli.terminal.session import typed
+from fromage_cli.terminal.session import current, typed
+
+if TYPE_CHECKING:
+    from fromage_cli.checkpoints import Checkpoint
+    from fromage_cli.diagnostics.check.asking import Inputs
+    from fromage_cli.diagnostics.check.measure import Examination
+
+IN_NETWORK = ("breakdown", "suggest-lr", "sharpness")
+"""Commands that need the network and a batch, the cheapest first."""
 
 
-@diagnostic(tables=("findings", "summary"), estimate=True, defaults={"fail_on": "fail"})
+@diagnostic(tables=("findings", "numbers", "changes", "summary"), estimate=True, defaults={"fail_on": "fail"})
 def command(
     ckpt: RunArgument,
     *,
+    baseline: Annotated[
+        Path | None,
+        typer.Option("--baseline", metavar="FILE", help="An earlier answer as JSON: only what is new or worse counts."),
+    ] = None,
     optimizer: OptimizerOptions,
     model: ModelOptions,
     batch: BatchOptions,
@@ -35,63 +50,97 @@ def command(
 ) -> Answer:
     """Is my run healthy: go on, look at this, or stop?
 
-    Files alone already answer. With a network and a batch, sharpness and breakdown look too.
+    Files alone already answer. With a network and a batch, sharpness, breakdown and suggest-lr look too.
     """
+    optimizer.check()
+
     from fromage_cli.checkpoints.runs.gathering import gather_series
-    from fromage_cli.diagnostics.check.findings import judge, verdict_of
-    from fromage_cli.diagnostics.check.measure import FILES, NETWORK, Examination
-    from fromage_cli.diagnostics.check.render import advise, finding_table, headline, render
-    from fromage_cli.diagnostics.check.result import CheckResult
+    from fromage_cli.diagnostics.check.asking import Inputs
+    from fromage_cli.diagnostics.check.baseline import compare, read_baseline
+    from fromage_cli.diagnostics.check.comparisons import Answered, find_out_of_line
+    from fromage_cli.diagnostics.check.findings import in_order, judge, verdict_of
+    from fromage_cli.diagnostics.check.measure import Examination
+    from fromage_cli.diagnostics.check.render import advise, changes, finding_table, headline, render
+    from fromage_cli.diagnostics.check.result import NO_BASELINE, CheckResult, Comparison
+    from fromage_cli.diagnostics.check.rules import apply, read_rules
+    from fromage_cli.missing import Missing
     from fromage_cli.problem.conditions.budget import Budget
+    from fromage_cli.terminal.answer import records
 
-    Budget(run.time_limit, run.max_memory)  # watches for the limits from now on
+    budget = Budget(run.time_limit, run.max_memory)
+    rules = read_rules(current().project.values.get(RULES_KEY, []))
+    earlier = None if baseline is None else read_baseline(baseline)
     series = gather_series(ckpt, model.key, model.ema, model.optimizer_state, model.optimizer_key)
-    last = series.checkpoints[-1]
     groups = (optimizer, model, batch, tensors, run, output)
-    shared = {name: value for group in groups for name, value in asdict(group).items()} | {"time_limit": None}
-
-    def ask(name: str) -> Answers:
-        return answered(name, shared, ckpt, last.place)
-
-    examination = Examination()
-    examination.look(FILES, ask, named=False)
-    examination.look(NETWORK, ask, named=typed("model") or typed("batch"))
+    options = {name: value for group in groups for name, value in asdict(group).items()}
+    inputs = Inputs(options, ckpt, [one.place for one in series.checkpoints], budget.left)
+    examination = Examination(budget.left)
+    with problems_shared():
+        _examine(examination, inputs, series.checkpoints[-1], (model, batch, run))
     if run.estimate:
         return estimate_answer(examination.cost)
-    if not examination.answers:
+    if not examination.answers and not examination.failures:
         raise InputError("Nothing could be judged.", examination.skipped[0].reason if examination.skipped else "")
-    findings = judge(examination.out_of_line, examination.findings)
+    answered = Answered.of(examination.results)
+    odd = find_out_of_line(answered)
+    results = {**examination.results, "check": {"out_of_line": odd}}
+    findings = in_order(apply(rules, judge(answered, odd, examination.findings), results))
+    numbers = tuple(examination.numbers)
+    compared: Comparison | Missing = NO_BASELINE
+    if earlier is not None and baseline is not None:
+        compared, lowered = compare(earlier, baseline, findings, numbers)
+        findings = in_order(lowered)
     result = CheckResult(
         verdict=verdict_of(findings),
         looked=tuple(examination.answers),
         skipped=tuple(examination.skipped),
-        out_of_line=examination.out_of_line,
+        out_of_line=odd,
+        numbers=numbers,
+        baseline=compared,
         results=examination.results,
     )
-    record = checkpoint_record(last)
+    record = checkpoint_record(series.checkpoints[-1])
     return Answer(
         result=result,
-        page=lambda style: render(result, examination, findings, style),
+        page=lambda style: render(result, findings, style),
         tables={
-            "findings": lambda: finding_table(examination, findings),
+            "findings": lambda: finding_table(findings),
+            "numbers": lambda: records(result.numbers),
+            "changes": lambda: changes(result),
             "summary": lambda: headline(result, findings),
         },
         findings=findings,
+        told=tuple({one.code for one in findings}),
         header=(short_place(record),),
-        advice=advise(result.verdict, findings),
+        advice="" if examination.error is not None else advise(result.verdict, findings),
         checkpoints=tuple(map(checkpoint_record, series.checkpoints)),
         provenance=Provenance(device="cpu", dtype="float64"),
         notes=series.notes,
-        error=examination.error,
+        settings={"rules": [asdict(rule) for rule in rules]} if rules else {},
+        error=budget.reached() if isinstance(examination.error, ResourceError) else examination.error,
     )
 
 
-def answered(name: str, shared: Mapping[str, object], ckpt: object, last: str) -> Answers:
-    """What a command answers by itself, with the flags that it has; most are asked about the last file."""
-    asked: Any = import_module(f"fromage_cli.diagnostics.{name.replace('-', '_')}.command").command
-    values: dict[str, object] = {}
-    for flag, parameter in inspect.signature(asked).parameters.items():
-        values[flag] = shared.get(flag, parameter.default)
-    values["ckpt"] = [last] if name == "inspect" else ckpt if name in ("state", "norms") else last
-    answers: Answers = asked(**values)
-    return answers
+def _examine(
+    examination: "Examination",
+    inputs: "Inputs",
+    last: "Checkpoint",
+    options: tuple[ModelOptions, BatchOptions, RunOptions],
+) -> None:
+    """Ask the commands that need files alone, then those that need the network, if it can be had."""
+    from fromage_cli.diagnostics.check.asking import FILES_ALONE
+
+    model, batch, run = options
+    price = (lambda command: None) if run.estimate else inputs.price
+    several = len(inputs.places) > 1 and model.optimizer_state is None
+    examination.look(("inspect", "state", *(("distance",) if several else ())), inputs.ask, price)
+    named = typed("model") or typed("batch")
+    try:
+        open_problem(last.place, model, batch, replace(run, time_limit=inputs.time_left()))
+    except FromageError as error:
+        examination.look(("norms",), lambda command: inputs.ask(command, **FILES_ALONE), price)
+        flags = likely_problem(last, declared_by(last, model.trust))
+        examination.miss(IN_NETWORK, error if named else InputError(f"No network is given. Add{flags}."), named)
+        return
+    with_model: Sequence[str] = ("norms", *(("intrinsic-lr",) if named else ()))
+    examination.look((*with_model, *IN_NETWORK), inputs.ask, price)

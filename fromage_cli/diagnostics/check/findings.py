@@ -1,21 +1,30 @@
-"""The rules that look over all commands, and the verdict that the gravest finding makes."""
+"""All findings together, and the verdict that the gravest makes."""
 
 from collections.abc import Sequence
 
 from fromage_cli.counting import counted
+from fromage_cli.diagnostics.check.comparisons import Answered, judge_together
 from fromage_cli.diagnostics.check.result import OutOfLine, Verdict
-from fromage_cli.findings import Finding, layer_out_of_line
-from fromage_cli.theory.siblings import WEIGHT_FACTOR
+from fromage_cli.findings import Finding
 
 ORDER = ("fail", "warn", "info")
 OPENINGS: dict[Verdict, str] = {"stop": "Stop", "look": "Look at this", "go": "Go on"}
+LEFT_OUT = ("scale-invariance-untested",)
+"""What the commands say of their own reach, which is no verdict on the run."""
 
 
-def judge(out_of_line: Sequence[OutOfLine], told: Sequence[Finding]) -> tuple[Finding, ...]:
+def judge(answered: Answered, out_of_line: Sequence[OutOfLine], told: Sequence[Finding]) -> tuple[Finding, ...]:
     """All findings, the gravest first; `told`: those of the commands. What two of them say of one layer stands once."""
-    odd = (layer_out_of_line(one.name, "weights are", one.factor, WEIGHT_FACTOR) for one in out_of_line)
-    every = {(one.code, one.layer): one for one in (*odd, *told)}
-    return tuple(sorted(every.values(), key=lambda one: ORDER.index(one.severity)))
+    together = judge_together(answered, out_of_line)
+    every: dict[tuple[str, str | None], Finding] = {}
+    for one in (*together, *told):
+        every.setdefault((one.code, one.layer), one)
+    return in_order([one for one in every.values() if one.code not in LEFT_OUT])
+
+
+def in_order(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """The findings, the gravest first."""
+    return tuple(sorted(findings, key=lambda one: ORDER.index(one.severity)))
 
 
 def verdict_of(findings: Sequence[Finding]) -> Verdict:

@@ -1,30 +1,29 @@
 """Every diagnostic in turn, the cheapest first, each as its command answers by itself."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from fromage_cli.diagnostics.check.result import OutOfLine, Skipped
+from fromage_cli.diagnostics.check.result import Number, Skipped
 from fromage_cli.errors import FromageError, NumericalError, ResourceError
 from fromage_cli.findings import Finding
-from fromage_cli.missing import known
 from fromage_cli.terminal.answer import Answer, Answers, Estimate, EstimateResult
-from fromage_cli.theory.siblings import WEIGHT_FACTOR, out_of_line, sibling_groups
+from fromage_cli.terminal.words import in_seconds
 
-FILES = ("inspect", "state", "norms")
-"""Commands that need files alone."""
-NETWORK = ("sharpness", "breakdown")
-"""Commands that need the network and a batch."""
 OUT_OF_TIME = "The time limit was reached before."
 
 Run = Callable[[str], Answers]
 """A command by its name, with the inputs of this run."""
+Price = Callable[[str], Estimate | None]
+"""What a command takes, by its name; None where it does not tell."""
 
 
 @dataclass
 class Examination:
     """What the diagnostics have answered so far."""
 
+    time_left: Callable[[], float | None] = lambda: None
+    """Seconds until the time limit; None without one."""
     answers: dict[str, Answer] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
     failures: list[Finding] = field(default_factory=list)
@@ -32,31 +31,44 @@ class Examination:
     error: FromageError | None = None
     """Why a network or batch that was named could not be used, or the limit that cut a measurement."""
 
-    def look(self, commands: Sequence[str], run: Run, *, named: bool) -> None:
-        """Ask each command; `named`: whether the user named the network or the batch, so that it has to be usable."""
+    def look(self, commands: Sequence[str], run: Run, price: Price = lambda command: None) -> None:
+        """Ask each command, but those that would take longer than the time that is left."""
         for command in commands:
-            if isinstance(self.error, ResourceError):
-                self.skipped.append(Skipped(command, OUT_OF_TIME))
+            left = self.time_left()
+            if isinstance(self.error, ResourceError) or (left is not None and left <= 0.0):
+                self.skip([command], OUT_OF_TIME)
+                continue
+            takes = price(command) if left is not None else None
+            if left is not None and takes is not None and takes.seconds is not None and takes.seconds > left:
+                rest = in_seconds(left)
+                self.skip([command], f"It takes about {in_seconds(takes.seconds)}; {rest} of --time-limit are left.")
                 continue
             try:
-                answers = run(command)
-            except NumericalError as error:
-                self.skipped.append(Skipped(command, error.message))
-                message = error.message.removesuffix(".")
-                self.failures.append(Finding("loss-not-finite", "fail", message, hint=error.hint))
-                continue
+                self._keep(command, run(command))
             except FromageError as error:
-                self.skipped.append(Skipped(command, error.message))
-                if named or isinstance(error, ResourceError):
-                    self.error = self.error or error
-                continue
-            self._keep(command, answers)
+                self.miss([command], error)
+
+    def miss(self, commands: Sequence[str], error: FromageError, named: bool = False) -> None:
+        """These cannot look; `named`: the user named what they need, so that it has to be usable.
+
+        A loss that is not finite is a failure of the run.
+        """
+        self.skip(commands, error.message)
+        if isinstance(error, NumericalError):
+            message = error.message.removesuffix(".")
+            self.failures.append(Finding("loss-not-finite", "fail", message, hint=error.hint))
+        elif named or isinstance(error, ResourceError):
+            self.error = self.error or error
+
+    def skip(self, commands: Sequence[str], reason: str) -> None:
+        """These do not look, for this reason."""
+        self.skipped += [Skipped(command, reason) for command in commands]
 
     def _keep(self, command: str, answers: Answers) -> None:
         """The answer about the last checkpoint, partial or not."""
         last = answers if isinstance(answers, Answer) else answers[-1]
         if isinstance(last, FromageError):
-            self.skipped.append(Skipped(command, last.message))
+            self.skip([command], last.message)
             return
         self.answers[command] = last
         if isinstance(last.error, ResourceError):
@@ -69,14 +81,12 @@ class Examination:
         return (*self.failures, *told)
 
     @property
-    def out_of_line(self) -> tuple[OutOfLine, ...]:
-        """The matrices that differ from those like them in other blocks, by the sizes that `inspect` has read."""
-        inspected = self.answers.get("inspect")
-        tensors: Sequence[Any] = () if inspected is None else getattr(inspected.result, "tensors", ())
-        sizes = {one.name: one for one in tensors if len(one.shape) > 1 and (known(one.rms) or 0.0) > 0.0}
-        groups = sibling_groups({name: tuple(one.shape) for name, one in sizes.items()})
-        found = ((names, out_of_line([sizes[name].rms for name in names], WEIGHT_FACTOR)) for names in groups)
-        return tuple(OutOfLine(names[place], factor) for names, odd in found for place, factor in odd.items())
+    def numbers(self) -> Iterator[Number]:
+        """The numbers of all summaries."""
+        for command, answer in self.answers.items():
+            for name, value, unit in answer.tables["summary"]().rows if "summary" in answer.tables else ():
+                if isinstance(value, int | float) and math.isfinite(value):
+                    yield Number(command, str(name), float(value), str(unit))
 
     @property
     def cost(self) -> Estimate:

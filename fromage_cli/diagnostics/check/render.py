@@ -1,34 +1,65 @@
-"""The page a person sees: the verdict, and what was looked at."""
+"""The page a person sees: the verdict, the findings, and what was looked at and found well."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.check.findings import sentence
-from fromage_cli.diagnostics.check.measure import Examination
-from fromage_cli.diagnostics.check.result import CheckResult, Verdict
+from fromage_cli.diagnostics.check.result import CheckResult, Comparison, Verdict
+from fromage_cli.diagnostics.check.rules import RULES
 from fromage_cli.findings import Finding, gravest_remedy
-from fromage_cli.terminal.answer import PageStyle, Table, summary
-from fromage_cli.terminal.tables import Column, house_table, prose
+from fromage_cli.terminal.answer import PageStyle, Table, records, summary
+from fromage_cli.terminal.tables import finding_list, prose
+
+SHOWN = 5
+"""Kinds of findings on a default page."""
 
 
-def render(
-    result: CheckResult, examination: Examination, findings: Sequence[Finding], style: PageStyle
-) -> RenderableType:
-    """The whole page, without the findings themselves."""
+def render(result: CheckResult, findings: Sequence[Finding], style: PageStyle) -> RenderableType:
+    """The whole page; under `-v` the terminal lists every finding below it."""
     page: list[RenderableType] = [prose(sentence(result.verdict, findings, len(result.looked)), style), Text("")]
-    cells = []
-    for command in result.looked:
-        grave = [one for one in examination.answers[command].findings if one.severity != "info"]
-        cells.append((command, counted(len(grave), "problem") if grave else "nothing wrong"))
-    page.append(house_table([Column("command", name=True), Column("answer", left=True)], cells, style))
-    reasons = dict.fromkeys(one.reason for one in result.skipped)
-    for reason in reasons:
+    grave = [one for one in findings if one.severity != "info"]
+    kinds = list(dict.fromkeys(one.code for one in grave))
+    if not style.verbose:
+        shown = [one for one in grave if style.show_all or one.code in kinds[:SHOWN]]
+        if shown:
+            page += [finding_list([_with_source(one) for one in shown], style), Text("")]
+        hidden = [] if style.show_all else [counted(len(kinds) - SHOWN, "more kind")] if len(kinds) > SHOWN else []
+        quiet = len(findings) - len(grave)
+        hidden += [f"{counted(quiet, 'finding')} for information"] if quiet else []
+        if hidden:
+            page.append(prose(f"{' and '.join(hidden)}: -v", style, "dim"))
+    if isinstance(result.baseline, Comparison):
+        page.append(prose(_beside(result.baseline), style))
+    troubled = {RULES[one.code].command for one in grave if one.code in RULES}
+    if well := [command for command in result.looked if command not in troubled]:
+        page.append(prose(f"Nothing wrong: {', '.join(well)}.", style))
+    for reason in dict.fromkeys(one.reason for one in result.skipped):
         commands = ", ".join(one.command for one in result.skipped if one.reason == reason)
         page.append(prose(f"Not looked: {commands}. {reason}", style, "dim"))
     return Group(*page)
+
+
+def _with_source(finding: Finding) -> Finding:
+    """The finding with the command that tells more of it."""
+    rule = RULES.get(finding.code)
+    known = rule is not None and rule.command != "check" and not finding.message.endswith(f": {finding.layer}")
+    return replace(finding, message=f"{finding.message} ({rule.command})") if rule is not None and known else finding
+
+
+def _beside(baseline: Comparison) -> str:
+    """What changed since the baseline, in a sentence."""
+    since = "the baseline" if baseline.step is None else f"step {baseline.step}"
+    told = [
+        f"{name}: {', '.join(codes)}"
+        for name, codes in (("new", baseline.new), ("as before", baseline.known), ("gone", baseline.gone))
+        if codes
+    ]
+    changed = f"{counted(len(baseline.changes), 'number')} changed by half or more"
+    return f"Since {since}: {'; '.join([*told, changed])}."
 
 
 def advise(verdict: Verdict, findings: Sequence[Finding]) -> str:
@@ -36,19 +67,28 @@ def advise(verdict: Verdict, findings: Sequence[Finding]) -> str:
     return gravest_remedy(findings) if verdict != "go" else "Train on."
 
 
-def finding_table(examination: Examination, findings: Sequence[Finding]) -> Table:
-    """Every finding with the command that tells more: `check` itself where it compares what others have read."""
-    by = {one: command for command, answer in examination.answers.items() for one in answer.findings}
+def finding_table(findings: Sequence[Finding]) -> Table:
+    """Every finding with the command that tells more."""
     rows = [
-        (by.get(one, "check"), one.severity, one.code, one.layer, one.message, one.value, one.limit, one.hint)
+        (
+            RULES[one.code].command if one.code in RULES else "check",
+            *(one.severity, one.code, one.layer, one.message, one.value, one.limit, one.hint),
+        )
         for one in findings
     ]
     return Table(("command", "severity", "code", "layer", "message", "value", "limit", "hint"), tuple(rows))
 
 
+def changes(result: CheckResult) -> Table:
+    """The numbers that are another than in the baseline."""
+    return records(result.baseline.changes if isinstance(result.baseline, Comparison) else ())
+
+
 def headline(result: CheckResult, findings: Sequence[Finding]) -> Table:
     """The numbers that the page begins with."""
-    counts = {severity: sum(one.severity == severity for one in findings) for severity in ("fail", "warn", "info")}
+    counts: Mapping[str, int] = {
+        severity: sum(one.severity == severity for one in findings) for severity in ("fail", "warn", "info")
+    }
     return summary(
         [
             ("verdict", result.verdict, ""),

@@ -4,7 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from fromage_cli.missing import Missing, Why
+
 Verdict = Literal["go", "look", "stop"]
+
+NO_BASELINE = Missing(Why.NOT_ASKED, "--baseline names no earlier answer")
 
 
 @dataclass(frozen=True)
@@ -18,11 +22,52 @@ class Skipped:
 
 @dataclass(frozen=True)
 class OutOfLine:
-    """A matrix that differs from its siblings: those of the same shape in the same place of other blocks."""
+    """A matrix that differs from others of its network."""
 
     name: str
     factor: float
-    """Its root mean square over the siblings' median, the trend along depth taken out."""
+    """Its root mean square over that of the others, the trend along depth taken out of siblings."""
+    among: Literal["siblings", "network"]
+    """`siblings`: those of the same shape in the same place of other blocks. `network`: all matrices, each root mean
+    square times the square root of the inputs."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number of a command's summary."""
+
+    command: str
+    name: str
+    value: float
+    unit: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """A number of a command's summary that is another than in the baseline."""
+
+    command: str
+    name: str
+    before: float
+    now: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What an earlier answer of `check` said, beside this one."""
+
+    path: str
+    """Of the answer."""
+    step: int | None
+    """Of its last checkpoint."""
+    verdict: Verdict
+    new: tuple[str, ...]
+    """Codes of warnings and failures that the earlier answer had not."""
+    known: tuple[str, ...]
+    """Codes of those that it had, no graver than now; they are for information here."""
+    gone: tuple[str, ...]
+    """Codes of those that are here no more."""
+    changes: tuple[Change, ...]
 
 
 @dataclass(frozen=True)
@@ -36,5 +81,8 @@ class CheckResult:
     skipped: tuple[Skipped, ...]
     out_of_line: tuple[OutOfLine, ...]
     """In the last file."""
+    numbers: tuple[Number, ...]
+    """Those of the commands' summaries that are finite."""
+    baseline: Comparison | Missing
     results: Mapping[str, object]
     """What each command found, by its name."""

@@ -1,9 +1,9 @@
 """What the growth of norms means for the user: codes, limits and words."""
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 
+from fromage_cli.checkpoints.layers import looks_like_lookup_table
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.norms.growing import SCALE_DEPENDENT, doubling
 from fromage_cli.diagnostics.norms.result import LayerNorms, NormsResult
@@ -41,8 +41,6 @@ OUT_OF_LINE = 5.0
 NEAR_ZERO = 0.05
 """Mean size of a row below which a layer counts as one that begins at zero, as new branches do. It first grows to its
 size. Linear layers of torch begin at .58."""
-_EMBEDDING = re.compile(r"embed|(^|[._])(emb|wte|wpe|tok\w*|pos\w*|cls)([._]|\d|$)", re.IGNORECASE)
-"""Names of lookup tables, which begin small as well and grow by up to 14 times in healthy runs."""
 UNEVEN = 0.1
 """Share of a layer's rows that may be zero: a few tokens that never occur are no news."""
 
@@ -93,8 +91,11 @@ def _not_finite(result: NormsResult) -> Iterator[Finding]:
 
 
 def begins_small(name: str, kind: str | None, shape: Sequence[int], first: float) -> bool:
-    """Whether a layer starts far below its size: its norm is then judged from a quarter of the run on."""
-    table = kind == "Embedding" or _EMBEDDING.search(name) is not None
+    """Whether a layer starts far below its size: its norm is then judged from a quarter of the run on.
+
+    Lookup tables begin small as well, and grow by up to 14 times in healthy runs.
+    """
+    table = kind == "Embedding" or looks_like_lookup_table(name)
     return table or first < NEAR_ZERO * math.sqrt(shape[0])
 
 

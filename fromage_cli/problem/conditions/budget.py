@@ -38,6 +38,10 @@ class Budget:
         if (reached := self.reached()) is not None:
             raise reached
 
+    def left(self) -> float | None:
+        """Seconds until the time limit, below zero once it is reached; None without one."""
+        return None if self.seconds is None else self.started + self.seconds - time.monotonic()
+
     def reached(self) -> ResourceError | None:
         """The limit that is reached, if one is."""
         elapsed = time.monotonic() - self.started

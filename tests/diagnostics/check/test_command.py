@@ -8,21 +8,25 @@ import pytest
 import torch
 
 SAMPLES = Path(__file__).parents[3] / "sample_checkpoints"
+BATCH = str(SAMPLES / "mlp-2" / "batch.safetensors")
 Run = Callable[..., tuple[int, str, str]]
 
 
 def test_files_alone_answer(run: Run) -> None:
     code, out, _ = run(str(SAMPLES / "char-gpt"), "--json")
     result = json.loads(out)["result"]
-    assert (code, result["verdict"], result["looked"]) == (0, "go", ["inspect", "state", "norms"])
-    assert [one["command"] for one in result["skipped"]] == ["sharpness", "breakdown"]
+    assert (code, result["verdict"], result["looked"]) == (0, "go", ["inspect", "state", "distance", "norms"])
+    assert [one["command"] for one in result["skipped"]] == ["breakdown", "suggest-lr", "sharpness"]
+    assert {one["reason"] for one in result["skipped"]} == {"No network is given. Add --model file.py:build."}
     assert {"totals", "layers"} <= set(result["results"]["state"])
 
 
 def test_with_a_network_more_commands_look(run: Run) -> None:
-    model, batch = f"{SAMPLES / 'models.py'}:char_gpt", str(SAMPLES / "char-gpt" / "batch.safetensors")
-    out = run(str(SAMPLES / "char-gpt"), "--model", model, "--batch", batch, "--json")[1]
-    assert json.loads(out)["result"]["looked"] == ["inspect", "state", "norms", "sharpness", "breakdown"]
+    result = json.loads(run(str(SAMPLES / "mlp-2"), "--batch", BATCH, "--json")[1])["result"]
+    looked = ["inspect", "distance", "norms", "intrinsic-lr", "breakdown", "suggest-lr", "sharpness"]
+    assert result["looked"] == looked and [one["command"] for one in result["skipped"]] == ["state"]
+    assert [*result["results"]] == looked
+    assert {one["command"] for one in result["numbers"]} >= {"norms", "breakdown", "sharpness"}
 
 
 def test_a_failure_stops(run: Run, tmp_path: Path) -> None:
@@ -34,7 +38,7 @@ def test_a_failure_stops(run: Run, tmp_path: Path) -> None:
 
 def test_a_network_that_does_not_fit_is_exit_5_after_what_could_be_judged(run: Run) -> None:
     code, out, err = run(str(SAMPLES / "char-gpt"), "--model", f"{SAMPLES / 'models.py'}:convnet", "--json")
-    assert code == 5 and json.loads(out)["result"]["looked"][:2] == ["inspect", "state"]
+    assert code == 5 and json.loads(out)["result"]["looked"] == ["inspect", "state", "distance", "norms"]
     assert "error:" in err
 
 
@@ -46,3 +50,42 @@ def test_nothing_to_judge_is_exit_3(run: Run, tmp_path: Path, name: str) -> None
 def test_the_cost_of_all_is_told(run: Run) -> None:
     result = json.loads(run(str(SAMPLES / "char-gpt"), "--estimate", "--json")[1])["result"]
     assert set(result) == {"estimate"} and result["estimate"]["seconds"] > 0.0
+
+
+def test_what_does_not_fit_into_the_time_is_not_begun(run: Run) -> None:
+    code, out, _ = run(str(SAMPLES / "mlp-16"), "--time-limit", "2s", "--json")
+    result = json.loads(out)["result"]
+    assert code in (0, 7) and "inspect" in result["looked"]
+    assert all("limit" in one["reason"] for one in result["skipped"] if one["command"] in ("suggest-lr", "sharpness"))
+
+
+def test_rules_of_the_project_change_the_verdict(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ckpt = str(SAMPLES / "convnet-sgd")
+    assert json.loads(run(ckpt, "--json")[1])["result"]["verdict"] == "look"
+    (tmp_path / "fromage.toml").write_text('[[rule]]\ncode = "norm-far-from-first"\nseverity = "off"\n')
+    silenced = json.loads(run(ckpt, "--json")[1])
+    assert silenced["result"]["verdict"] == "go" and silenced["settings"]["rules"][0]["severity"] == "off"
+    (tmp_path / "fromage.toml").write_text(
+        '[[rule]]\ncode = "mine"\nquantity = "norms.layers.last_norm"\nabove = 1\nseverity = "fail"\n'
+    )
+    code, out, _ = run(ckpt, "--json")
+    assert code == 11 and {one["code"] for one in json.loads(out)["findings"] if one["severity"] == "fail"} == {"mine"}
+    (tmp_path / "fromage.toml").write_text('[[rule]]\ncode = "norm-far-from-frist"\nseverity = "off"\n')
+    code, _, err = run(ckpt)
+    assert code == 2 and "norm-far-from-first" in err
+
+
+def test_rules_beside_a_checkpoint_change_nothing(run: Run, tmp_path: Path) -> None:
+    torch.save({"w": torch.full((3, 3), float("nan"))}, tmp_path / "w.pt")
+    (tmp_path / "fromage.toml").write_text('[[rule]]\ncode = "tensor-not-finite"\nseverity = "off"\n')
+    assert run(str(tmp_path / "w.pt"))[0] == 11
+
+
+def test_against_a_baseline_only_what_is_new_counts(run: Run, tmp_path: Path) -> None:
+    earlier, ckpt = tmp_path / "earlier.json", str(SAMPLES / "convnet-sgd")
+    assert run(ckpt, "--fail-on", "warn", "-o", str(earlier))[0] == 10
+    code, out, _ = run(ckpt, "--fail-on", "warn", "--baseline", str(earlier), "--json")
+    result = json.loads(out)["result"]
+    assert (code, result["verdict"], result["baseline"]["known"]) == (0, "go", ["norm-far-from-first"])
+    assert run(ckpt, "--baseline", str(SAMPLES / "models.py"))[0] == 3

@@ -1,13 +1,13 @@
 """The page of a verdict."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from fromage_cli.diagnostics.check.measure import Examination
-from fromage_cli.diagnostics.check.render import advise, finding_table, headline, render
-from fromage_cli.diagnostics.check.result import CheckResult, Skipped
+from fromage_cli.diagnostics.check.render import advise, changes, finding_table, headline, render
+from fromage_cli.diagnostics.check.result import NO_BASELINE, Change, CheckResult, Comparison, Skipped, Verdict
 from fromage_cli.findings import Finding
-from fromage_cli.terminal.answer import Answer
+from fromage_cli.missing import Missing
 from tests.diagnostics.pages import compare, drawn
 
 golden = partial(compare, Path(__file__).parent / "golden")
@@ -18,13 +18,38 @@ def test_what_to_do() -> None:
     assert (advise("go", ()), advise("look", (WARN,))) == ("Train on.", "Lower the rate.")
 
 
+INFO = Finding("breakdown-early", "info", "early", layer="output.weight")
+SKIPPED = (Skipped("sharpness", "No network is given."), Skipped("breakdown", "No network is given."))
+
+
+def found(verdict: Verdict, baseline: Comparison | Missing = NO_BASELINE) -> CheckResult:
+    return CheckResult(verdict, ("inspect", "norms"), SKIPPED, (), (), baseline, {})
+
+
 def test_the_page() -> None:
-    answers = {
-        name: Answer(1, lambda style: "", findings=found) for name, found in (("inspect", ()), ("norms", (WARN,)))
-    }
-    skipped = (Skipped("sharpness", "No network is given."), Skipped("breakdown", "No network is given."))
-    examination = Examination(answers, list(skipped))
-    result = CheckResult("look", tuple(answers), skipped, (), examination.results)
-    golden("page-80.txt", drawn(lambda found, style: render(found, examination, (WARN,), style), result, 80))
-    assert [row[:3] for row in finding_table(examination, (WARN,)).rows] == [("norms", "warn", "norm-jumped")]
-    assert dict(row[:2] for row in headline(result, (WARN,)).rows)["warn"] == 1
+    far = replace(WARN, code="norm-far-from-first")
+    before = Comparison("b.json", 400, "look", ("norm-far-from-first",), (), ("rows-dead",), ())
+    for name, findings, result in (
+        ("page-80.txt", (far, INFO), found("look")),
+        ("page-go-80.txt", (), found("go")),
+        ("page-baseline-80.txt", (far,), found("look", before)),
+    ):
+        golden(name, drawn(lambda result, style, findings=findings: render(result, findings, style), result, 80))
+
+
+def test_more_kinds_than_fit_are_counted() -> None:
+    many = tuple(replace(WARN, code=f"code-{place}") for place in range(9))
+    page = drawn(lambda result, style: render(result, many, style), found("look"), 80)
+    assert "4 more kinds: -v" in page and page.count("its norm went") == 6
+
+
+def test_tables() -> None:
+    far = replace(WARN, code="norm-far-from-first")
+    assert [row[:3] for row in finding_table((far, WARN)).rows] == [
+        ("norms", "warn", "norm-far-from-first"),
+        ("check", "warn", "norm-jumped"),
+    ]
+    assert dict(row[:2] for row in headline(found("look"), (far,)).rows)["warn"] == 1
+    before = Comparison("b.json", None, "go", (), (), (), (Change("norms", "growth", 1.0, 2.0),))
+    assert changes(found("go", before)).rows == (("norms", "growth", 1.0, 2.0),)
+    assert changes(found("go")).rows == ()

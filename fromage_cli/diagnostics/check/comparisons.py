@@ -1,0 +1,189 @@
+"""What only several layers, or several answers together, tell: layers out of line, forgotten ones, decay too strong."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from fromage_cli.checkpoints.layers import looks_like_lookup_table
+from fromage_cli.counting import counted
+from fromage_cli.diagnostics.check.result import OutOfLine
+from fromage_cli.findings import Finding, about_names, layer_out_of_line
+from fromage_cli.missing import known
+from fromage_cli.theory.siblings import LEAST, WEIGHT_FACTOR, out_of_line, sibling_groups
+
+LARGE = 4.0
+"""Size of a matrix beside the median of its network from which on it is said: at most 2.4 in healthy runs."""
+SHRUNK = 0.5
+"""Median over layers of last norm by first one from which on decay is too strong: at least .9 in healthy runs."""
+DECAYED = 0.5
+"""Share of the first weights that decay has left: at least .65 in healthy runs."""
+GROWN = 4.0
+"""Median over layers of last norm by first one from which on growth without decay is said: at most 3.3 in healthy
+runs."""
+FEW = 0.5
+"""Share of layers up to which those that do not move may have been forgotten; more are frozen on purpose."""
+UNIFORM = 1.0 / math.sqrt(3.0)
+"""Root mean square of torch's default weights of linear and convolutional layers, times the square root of inputs."""
+NEAR = 0.05
+"""Relative distance from the default's root mean square and largest entry that a draw of few entries has."""
+_GAIN = re.compile(r"norm|(^|[._])(ln|bn)([._\d]|$)", re.IGNORECASE)
+"""Names of gains, which begin at one whatever their number of inputs."""
+ROUNDING = 1e-2
+"""By which 16-bit weights may exceed the default's largest entry."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The results that are compared, as far as there are any."""
+
+    inspect: Any = None
+    state: Any = None
+    norms: Any = None
+
+    @classmethod
+    def of(cls, results: Mapping[str, object]) -> "Answered":
+        """Those among the results of all commands."""
+        return cls(*(results.get(name) for name in ("inspect", "state", "norms")))
+
+    @property
+    def layers(self) -> Sequence[Any]:
+        """The layers along the run, of which at least two norms are known."""
+        return () if self.norms is None else [one for one in self.norms.layers if len(one.norms) > 1]
+
+    @property
+    def factor(self) -> float | None:
+        """The median over layers of the last norm by the first one."""
+        factors = [factor for one in self.layers if not one.unchanged and (factor := known(one.first_to_last))]
+        return median(factors) if factors else None
+
+
+def find_out_of_line(answered: Answered) -> tuple[OutOfLine, ...]:
+    """The matrices of the last file that differ from their siblings, or began far larger than all others.
+
+    A matrix without siblings is held against the whole network: root mean square times the square root of its inputs,
+    by which the initialisations of torch make all matrices alike. Trained networks differ there, so the first file of
+    a run counts. Lookup tables and gains have no such size. A small matrix is none of these, as a branch or an output
+    may begin at zero.
+    """
+    tensors: Sequence[Any] = () if answered.inspect is None else answered.inspect.tensors
+    last = {one.name: one for one in tensors if len(one.shape) > 1 and (known(one.rms) or 0.0) > 0.0}
+    groups = sibling_groups({name: tuple(one.shape) for name, one in last.items()})
+    found = ((names, out_of_line([last[name].rms for name in names], WEIGHT_FACTOR)) for names in groups)
+    odd = {names[place]: factor for names, places in found for place, factor in places.items()}
+    grouped = {name for names in groups for name in names}
+    first = {one.name: (one.first_norm / math.sqrt(one.parameters), one.shape) for one in answered.layers}
+    scaled = {
+        name: rms * math.sqrt(math.prod(shape[1:]))
+        for name, (rms, shape) in (first or {name: (one.rms, one.shape) for name, one in last.items()}).items()
+        if not looks_like_lookup_table(name) and _GAIN.search(name) is None
+    }
+    usual = median(scaled.values()) if len(scaled) >= LEAST else math.inf
+    large = {name: size / usual for name, size in scaled.items() if size > LARGE * usual and name not in grouped}
+    return (
+        *(OutOfLine(name, factor, "siblings") for name, factor in odd.items()),
+        *(OutOfLine(name, factor, "network") for name, factor in large.items()),
+    )
+
+
+def judge_together(answered: Answered, odd: Sequence[OutOfLine]) -> tuple[Finding, ...]:
+    """What follows from the answers side by side."""
+    return (*(_odd(one, bool(answered.layers)) for one in odd), *_decay(answered), *_forgotten(answered))
+
+
+def _odd(one: OutOfLine, in_first: bool) -> Finding:
+    """A layer out of line: a warning where it is too large, and not merely so in trained weights without siblings."""
+    if one.among == "siblings":
+        return layer_out_of_line(one.name, "weights are", one.factor, WEIGHT_FACTOR, alarming=one.factor > 1.0)
+    return Finding(
+        code="layer-large",
+        severity="warn" if in_first else "info",
+        layer=one.name,
+        message=f"its weights {'began' if in_first else 'are'} {one.factor:.2g} × as large as the median layer's, "
+        "for its number of inputs",
+        value=one.factor,
+        limit=LARGE,
+        hint="Look at how this layer is initialised, and at its learning rate.",
+    )
+
+
+def _decay(answered: Answered) -> Iterator[Finding]:
+    """Weight decay that is far too strong, and scale-invariant layers that grow without any."""
+    factor = answered.factor
+    groups = () if answered.state is None else answered.state.groups
+    left = [share for one in groups if (share := known(one.remaining)) is not None and known(one.weight_decay)]
+    if factor is None:
+        return
+    if factor < SHRUNK and left and min(left) < DECAYED:
+        group = groups[[known(one.remaining) for one in groups].index(min(left))]
+        times = "" if (clock := known(group.timescale)) is None else f", on its own in {clock:.3g} steps to a third"
+        yield Finding(
+            code="decay-too-strong",
+            severity="warn",
+            message=f"weight decay shrinks the network: the median norm of a layer is {factor:.2g} × its first one. "
+            f"Learning rate {known(group.learning_rate):g} and weight decay {known(group.weight_decay):g} shrink "
+            f"weights{times}",
+            value=factor,
+            limit=SHRUNK,
+            hint="Lower the weight decay, or the learning rate: what counts is their product.",
+        )
+    undecayed = [one for one in groups if known(one.weight_decay) == 0.0 or one.weight_decay is None]
+    normalised = [one for one in answered.layers if one.invariance.verdict in ("invariant", "approximate")]
+    grown = [one for one in normalised if (known(one.first_to_last) or 0.0) > GROWN]
+    if grown and groups and len(undecayed) == len(groups):
+        worst = max(grown, key=lambda one: known(one.first_to_last) or 0.0)
+        yield Finding(
+            code="grows-without-decay",
+            severity="warn",
+            layer=worst.name,
+            message=f"nothing stops its growth: it is scale-invariant, its weights do not decay, and its norm is "
+            f"{known(worst.first_to_last):.2g} × its first one",
+            value=known(worst.first_to_last),
+            limit=GROWN,
+            hint="Decay its weights (5e-4 is usual under BatchNorm), or bound their norm. Its effective learning rate "
+            "falls as its norm grows.",
+        )
+
+
+def _forgotten(answered: Answered) -> Iterator[Finding]:
+    """Layers that never move though others do, and that nobody froze on purpose as far as one can tell.
+
+    Whoever freezes layers on purpose freezes the first ones, trained before, or most.
+    """
+    layers = () if answered.norms is None else answered.norms.layers
+    still = [place for place, one in enumerate(layers) if one.unchanged or one.never_updated]
+    if not still or len(still) > FEW * len(layers):
+        return
+    first = min(set(range(len(layers))) - set(still))
+    fresh = _as_initialised(answered)
+    names = [
+        name
+        for place in still
+        if (name := layers[place].name) in fresh or (place > first and not looks_like_lookup_table(name))
+    ]
+    if names:
+        it, moved = ("it", "others") if len(names) == 1 else ("them", "others")
+        held = ", and still has its first random weights" if len(names) == 1 and names[0] in fresh else ""
+        yield about_names(
+            "layer-forgotten",
+            "warn",
+            names,
+            f"{counted(len(names), 'layer')} never moved while {moved} did{held}",
+            f"Look whether the optimizer has {it}, and whether {it} requires a gradient. Of layers that are frozen on "
+            "purpose, silence this rule.",
+        )
+
+
+def _as_initialised(answered: Answered) -> set[str]:
+    """Names of matrices that are spread as torch's default initialisation spreads them: evenly, up to 1/√inputs."""
+    tensors = () if answered.inspect is None else answered.inspect.tensors
+    found = set()
+    for one in tensors:
+        rms, largest = known(one.rms), known(one.max_abs)
+        if len(one.shape) > 1 and rms is not None and largest is not None:
+            scale = math.sqrt(math.prod(one.shape[1:]))
+            if abs(scale * rms / UNIFORM - 1.0) < NEAR and 1.0 - NEAR < scale * largest < 1.0 + ROUNDING:
+                found.add(one.name)
+    return found

@@ -1,0 +1,118 @@
+"""Rules of the user: what they change, add and silence, and what is none."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fromage_cli.diagnostics.check.rules import QUANTITIES, RULES, UserRule, apply, quantity_values, read_rules
+from fromage_cli.errors import UsageError
+from fromage_cli.findings import Finding
+from fromage_cli.missing import Missing, Why
+
+SOURCES = Path(__file__).parents[3] / "fromage_cli"
+
+
+@dataclass
+class Layer:
+    name: str
+    norm: float | Missing
+    norms: tuple[float, ...] = ()
+
+
+@dataclass
+class Result:
+    ratio: float
+    layers: tuple[Layer, ...] = ()
+
+
+RESULTS = {
+    "sharpness": Result(1.5, (Layer("a", 2.0, (1.0, 3.0)), Layer("b", Missing(Why.NOT_DEFINED, "none"), (4.0,)))),
+    "check": {"out_of_line": ()},
+}
+ABOVE = Finding("above-threshold", "warn", "too high", value=1.5, limit=1.0, hint="Lower it.")
+FAR = [Finding("norm-far-from-first", "warn", "far", layer=name, value=8.0, limit=6.0) for name in ("enc.a", "dec.b")]
+
+
+def rule(**values: Any) -> UserRule:
+    return read_rules([values])[0]
+
+
+def test_every_code_that_a_command_may_find_has_its_rule() -> None:
+    asked = [path for path in SOURCES.rglob("*.py") if not {"hypergrad", "terminal", "rules.py"} & {*path.parts}]
+    written = "\n".join(path.read_text(encoding="utf-8") for path in asked)
+    codes = re.findall(r'(?:code=|Finding\(\s*|about_names\(\s*)"([a-z]+(?:-[a-z]+)+)"', written)
+    assert {*codes} <= {*RULES}
+    assert [code for code in RULES if f'"{code}"' not in written] == []
+    assert {*QUANTITIES} <= {*RULES}
+
+
+def test_a_rule_changes_the_severity_and_the_words() -> None:
+    (changed,) = apply([rule(code="above-threshold", severity="fail", message="no", hint="Stop.")], [ABOVE], {})
+    assert (changed.severity, changed.message, changed.hint, changed.value) == ("fail", "no", "Stop.", 1.5)
+    assert apply([rule(code="above-threshold", severity="off")], [ABOVE, *FAR], {}) == FAR
+
+
+def test_a_rule_may_speak_of_some_layers() -> None:
+    assert apply([rule(code="norm-far-from-first", severity="off", layers=["enc.*"])], [ABOVE, *FAR], {}) == [
+        ABOVE,
+        FAR[1],
+    ]
+    silenced = rule(code="above-threshold", severity="off", layers="enc.*")
+    assert apply([silenced], [ABOVE], {}) == [ABOVE]  # which is of the whole network
+
+
+def test_a_limit_of_the_users_own_is_held_against_the_quantity() -> None:
+    assert apply([rule(code="above-threshold", above=2.0)], [ABOVE], RESULTS) == []
+    (kept,) = apply([rule(code="above-threshold", above=1.2)], [ABOVE], RESULTS)
+    assert (kept.message, kept.limit) == (ABOVE.message, 1.2)
+    (made,) = apply([rule(code="above-threshold", above=1.2)], [], RESULTS)
+    assert (made.severity, made.value, made.limit) == ("warn", 1.5, 1.2)
+    assert made.message == "sharpness.ratio is 1.5, above your limit 1.2"
+
+
+def test_a_new_rule_names_a_quantity() -> None:
+    new = rule(code="norm-small", quantity="sharpness.layers.norms", below=3.5, severity="fail", hint="Look.")
+    (found,) = apply([new], [], RESULTS)
+    assert (found.code, found.layer, found.severity, found.value, found.hint) == (
+        "norm-small",
+        "a",
+        "fail",
+        3.0,
+        "Look.",
+    )
+    assert apply([rule(code="x", quantity="norms.layers.norm", above=0)], [], RESULTS) == []  # which did not look
+
+
+def test_quantities() -> None:
+    assert quantity_values(RESULTS, "sharpness.ratio") == [(None, 1.5)]
+    assert quantity_values(RESULTS, "sharpness.layers.norm") == [("a", 2.0)]
+    assert quantity_values(RESULTS, "sharpness.layers.norms") == [("a", 3.0), ("b", 4.0)]
+    assert quantity_values(RESULTS, "check.out_of_line.factor") == []
+    with pytest.raises(UsageError, match="no 'ratoi'") as caught:
+        quantity_values(RESULTS, "sharpness.ratoi")
+    assert "ratio" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"code": "above-treshold", "severity": "off"}, "above-threshold"),
+        ({"code": "above-threshold", "severty": "off"}, "severity"),
+        ({"code": "above-threshold", "severity": "error"}, "fail"),
+        ({"code": "above-threshold", "above": "2"}, "number"),
+        ({"code": "above-threshold", "above": True}, "number"),
+        ({"code": "layer-forgotten", "above": 2}, "Leave"),
+        ({"code": "mine", "quantity": "sharpness.ratio"}, "above or below"),
+        ({"code": "mine", "quantity": 3, "above": 1}, "quotes"),
+        ({"code": "above-threshold", "layers": [1]}, "patterns"),
+        ({"severity": "off"}, "code ="),
+        ("above-threshold", "table"),
+    ],
+)
+def test_what_is_no_rule_says_what_to_write(entry: Any, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_rules([entry])
+    assert said in caught.value.hint
