@@ -166,12 +166,15 @@ def trained_by(settings: Mapping[str, object]) -> tuple[str, ...]:
     )
 
 
-def gather_run(names: Sequence[str], model: ModelOptions, tensors: NameOptions) -> RunIntake:
+def gather_run(
+    names: Sequence[str], model: ModelOptions, tensors: NameOptions, *, steps_per_epoch: int | None = None
+) -> RunIntake:
     """The run that files, patterns and directories stand for; raises as `gather_series` and `lasting_layers` do."""
     from fromage_cli.checkpoints.layers import lasting_layers
     from fromage_cli.checkpoints.runs.gathering import gather_series
 
-    gathered = gather_series(names, model.key, model.ema, model.optimizer_state, model.optimizer_key)
+    chosen = (model.key, model.ema, model.optimizer_state, model.optimizer_key)
+    gathered = gather_series(names, *chosen, steps_per_epoch=steps_per_epoch)
     layers, changed = lasting_layers(gathered.checkpoints, *tensors.globs)
     declared = declared_by(gathered.checkpoints[-1], model.trust)
     return RunIntake(

@@ -27,6 +27,12 @@ def _option(*names: str, help: str, **settings: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel="Optimizer", **settings)
 
 
+StepsPerEpochOption = Annotated[
+    int | None,
+    _option("--steps-per-epoch", metavar="N", min=1, help="Tell times in epochs too; read names that tell epochs."),
+]
+
+
 @dataclass(frozen=True)
 class OptimizerOptions:
     """Which optimizer trains, and with which settings; what is not given is read from the checkpoint's state."""
@@ -113,9 +119,7 @@ class TrainingOptions(OptimizerOptions):
             "--decoupled", help=f"Weight decay of {' or '.join(MAY_DECOUPLE)} shrinks weights directly, as in adamw."
         ),
     ] = False
-    steps_per_epoch: Annotated[
-        int | None, _option("--steps-per-epoch", metavar="N", min=1, help="Tell times in epochs too.")
-    ] = None
+    steps_per_epoch: StepsPerEpochOption = None
 
     def check_found(self, optimizer: str | None) -> None:
         """Raises UsageError for a setting typed that the optimizer found does not have, or that changes nothing."""

@@ -12,7 +12,7 @@ from fromage_cli.intake import checkpoint_record, declared_by, likely_problem, o
 from fromage_cli.intake.sharing import problems_shared
 from fromage_cli.terminal.answer import Answer, Provenance, estimate_answer
 from fromage_cli.terminal.configuration import RULES_KEY
-from fromage_cli.terminal.optimizer_options import OptimizerOptions
+from fromage_cli.terminal.optimizer_options import TrainingOptions
 from fromage_cli.terminal.options import (
     BatchOptions,
     ModelOptions,
@@ -41,7 +41,7 @@ def command(
         Path | None,
         typer.Option("--baseline", metavar="FILE", help="An earlier answer as JSON: only what is new or worse counts."),
     ] = None,
-    optimizer: OptimizerOptions,
+    optimizer: TrainingOptions,
     model: ModelOptions,
     batch: BatchOptions,
     tensors: NameOptions,
@@ -70,7 +70,8 @@ def command(
     budget = Budget(run.time_limit, run.max_memory)
     rules = read_rules(current().project.values.get(RULES_KEY, []))
     earlier = None if baseline is None else read_baseline(baseline)
-    series = gather_series(ckpt, model.key, model.ema, model.optimizer_state, model.optimizer_key)
+    chosen = (model.key, model.ema, model.optimizer_state, model.optimizer_key)
+    series = gather_series(ckpt, *chosen, steps_per_epoch=optimizer.steps_per_epoch)
     groups = (optimizer, model, batch, tensors, run, output)
     options = {name: value for group in groups for name, value in asdict(group).items()}
     inputs = Inputs(options, ckpt, [one.place for one in series.checkpoints], budget.left)

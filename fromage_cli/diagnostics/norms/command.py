@@ -40,7 +40,7 @@ def command(
     from fromage_cli.problem.conditions.budget import Budget
 
     budget = Budget(run.time_limit, run.max_memory)
-    series = gather_run(ckpt, model, tensors)
+    series = gather_run(ckpt, model, tensors, steps_per_epoch=optimizer.steps_per_epoch)
     settings = find_run_settings(
         series.checkpoints,
         series.names,

@@ -8,6 +8,7 @@ import typer
 from fromage_cli.errors import InputError
 from fromage_cli.intake import checkpoint_record, short_place
 from fromage_cli.terminal.answer import Answer, Provenance, estimate_answer, records
+from fromage_cli.terminal.optimizer_options import StepsPerEpochOption
 from fromage_cli.terminal.options import CheckpointOptions, NameOptions, OutputOptions, RunArgument, diagnostic
 from fromage_cli.terminal.progress import progress
 
@@ -16,6 +17,7 @@ from fromage_cli.terminal.progress import progress
 def command(
     ckpt: RunArgument,
     *,
+    steps_per_epoch: StepsPerEpochOption = None,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Print the cost in bytes and seconds, then stop.")
     ] = False,
@@ -36,7 +38,7 @@ def command(
     from fromage_cli.optimizers.settings import ANOTHER_RATE
 
     chosen = (checkpoint.key, checkpoint.ema, checkpoint.optimizer_state, checkpoint.optimizer_key)
-    gathered = gather_series(ckpt, *chosen)
+    gathered = gather_series(ckpt, *chosen, steps_per_epoch=steps_per_epoch)
     checkpoints = gathered.checkpoints
     last, state = checkpoints[-1], checkpoints[-1].optimizer
     if state is None:

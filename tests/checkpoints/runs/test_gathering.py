@@ -76,3 +76,28 @@ def test_refusals(run, tmp_path):
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00")
     with pytest.raises(InputError):
         gather_series(["cut.safetensors"])
+
+
+def test_epochs_in_names_become_steps(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for epoch in (1, 2, 10):
+        save_file({"w": torch.ones(2, 2)}, tmp_path / f"epoch_{epoch}.safetensors")
+    with pytest.raises(UsageError) as caught:
+        gather_series(["."])
+    assert "--steps-per-epoch" in caught.value.hint
+    gathered = gather_series(["."], steps_per_epoch=50)
+    assert [one.step for one in gathered.checkpoints] == [50, 100, 500]
+    assert any("epochs" in note for note in gathered.notes)
+
+
+def test_the_updates_that_an_optimizer_counts_stand_in_for_steps(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    weights = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(weights.parameters())
+    for epoch in (1, 2):
+        for _ in range(7):
+            optimizer.zero_grad()
+            weights(torch.ones(1, 3)).sum().backward()
+            optimizer.step()
+        torch.save({"model": weights.state_dict(), "optimizer": optimizer.state_dict()}, f"epoch_{epoch}.pt")
+    assert [one.step for one in gather_series(["."], steps_per_epoch=50).checkpoints] == [7, 14]
