@@ -2,10 +2,11 @@
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import import_module
 from typing import Any
 
+from fromage_cli.diagnostics.check.forward_pass import FORWARD_PASS, HeldOutOptions, answer_forward_pass, forward_result
 from fromage_cli.errors import InputError
 from fromage_cli.intake import checkpoint_record, short_place
 from fromage_cli.terminal.answer import Answer, Answers, Provenance, estimate_answer
@@ -29,13 +30,14 @@ def command(
     optimizer: OptimizerOptions,
     model: ModelOptions,
     batch: BatchOptions,
+    held_out: HeldOutOptions,
     tensors: NameOptions,
     run: RunOptions,
     output: OutputOptions,
 ) -> Answer:
     """Is my run healthy: go on, look at this, or stop?
 
-    Files alone already answer. With a network and a batch, sharpness and breakdown look too.
+    Files alone already answer. With a network and a batch, a forward pass, sharpness and breakdown look too.
     """
     from fromage_cli.checkpoints.runs.gathering import gather_series
     from fromage_cli.diagnostics.check.findings import judge, verdict_of
@@ -51,22 +53,26 @@ def command(
     shared = {name: value for group in groups for name, value in asdict(group).items()} | {"time_limit": None}
 
     def ask(name: str) -> Answers:
+        if name == FORWARD_PASS:
+            return answer_forward_pass(last.place, model, batch, replace(run, time_limit=None), held_out)
         return answered(name, shared, ckpt, last.place)
 
     examination = Examination()
     examination.look(FILES, ask, named=False)
-    examination.look(NETWORK, ask, named=typed("model") or typed("batch"))
+    examination.look(NETWORK, ask, named=any(map(typed, ("model", "batch", "val_batch"))))
     if run.estimate:
         return estimate_answer(examination.cost)
     if not examination.answers:
         raise InputError("Nothing could be judged.", examination.skipped[0].reason if examination.skipped else "")
+    results = dict(examination.results)
     findings = judge(examination.out_of_line, examination.findings)
     result = CheckResult(
         verdict=verdict_of(findings),
         looked=tuple(examination.answers),
         skipped=tuple(examination.skipped),
         out_of_line=examination.out_of_line,
-        results=examination.results,
+        forward_pass=forward_result(results, examination.skipped),
+        results=results,
     )
     record = checkpoint_record(last)
     return Answer(

@@ -13,7 +13,7 @@ from fromage_cli.theory.siblings import WEIGHT_FACTOR, out_of_line, sibling_grou
 
 FILES = ("inspect", "state", "norms")
 """Commands that need files alone."""
-NETWORK = ("sharpness", "breakdown")
+NETWORK = ("forward-pass", "sharpness", "breakdown")
 """Commands that need the network and a batch."""
 OUT_OF_TIME = "The time limit was reached before."
 

@@ -2,7 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+from fromage_cli.missing import Missing
+
+if TYPE_CHECKING:
+    from fromage_cli.probes.forward_pass.measure import ForwardPass
 
 Verdict = Literal["go", "look", "stop"]
 
@@ -36,5 +41,7 @@ class CheckResult:
     skipped: tuple[Skipped, ...]
     out_of_line: tuple[OutOfLine, ...]
     """In the last file."""
+    forward_pass: "ForwardPass | Missing"
+    """What one forward pass on the batch tells; missing without a network."""
     results: Mapping[str, object]
     """What each command found, by its name."""

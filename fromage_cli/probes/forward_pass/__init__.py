@@ -1,0 +1,1 @@
+"""What a single forward pass on the batch tells of a network."""
