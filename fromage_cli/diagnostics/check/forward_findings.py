@@ -14,8 +14,8 @@ STALE = 0.1
 """Nats between running and batch statistics: at most .018 in healthy runs, from .53 on where they are stale."""
 TIMES_EXPECTED = 4.0
 """And how many times what a batch of so many rows gives by chance: at most 2.2 in healthy runs."""
-WORSE = 1.1
-"""Loss in evaluation behaviour over that in training behaviour: at most 1.07 in healthy runs, from 1.23 on in stale."""
+WORSE = 0.1
+"""Share by which the loss is larger in evaluation: at most .07 in healthy runs, from .23 on where they are stale."""
 GUESSING = 0.9
 """Loss over that of guessing, after the first step: above it in one healthy run of 23, at a quarter of its warm-up."""
 GAP = 2.0
@@ -39,7 +39,7 @@ def _units(forward: ForwardPass) -> Iterator[Finding]:
             yield Finding(
                 code="units-dead",
                 severity="warn",
-                layer=layer.after or layer.name,
+                layer=layer.after or layer.name or None,
                 message=f"{layer.dead} of its {layer.units} units are 0 on every row of the batch",
                 value=layer.share,
                 limit=MOST_UNITS,
@@ -54,10 +54,11 @@ def _statistics(forward: ForwardPass, trained: bool | None) -> Iterator[Finding]
     """The layer whose running statistics are farthest off, where evaluation suffers from it."""
     tracked = [layer for layer in forward.batch_statistics if layer.tracked or trained]
     farthest = max(tracked, key=lambda layer: layer.distance, default=None)
-    if farthest is None or forward.loss_in_evaluation <= WORSE * forward.loss:
+    if farthest is None:
         return
     limit = max(STALE, TIMES_EXPECTED * farthest.expected_distance)
-    if farthest.distance > limit:
+    worse = forward.loss_in_evaluation - forward.loss > WORSE * abs(forward.loss)
+    if worse and farthest.distance > limit:
         yield Finding(
             code="batch-statistics-stale",
             severity="warn",
@@ -89,8 +90,8 @@ def _guessing(forward: ForwardPass, trained: bool | None) -> Iterator[Finding]:
             value=guessing.ratio,
             limit=GUESSING,
             hint=(
-                "Early in a run this is usual: look again later. Else look for a rate that is too low or too high, "
-                "and for targets that do not belong to their rows."
+                "Early in a run this is usual: look again later. Else the rate may be too low or too high, or the "
+                "targets may not belong to their rows."
             ),
         )
 

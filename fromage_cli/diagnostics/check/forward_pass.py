@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from fromage_cli.diagnostics.check.result import Skipped
-from fromage_cli.errors import FromageError
+from fromage_cli.errors import FromageError, ResourceError
 from fromage_cli.intake import open_problem
 from fromage_cli.missing import Missing, Why
 from fromage_cli.terminal.answer import Answer, Estimate, estimate_answer
@@ -63,13 +63,17 @@ def forward_result(results: dict[str, object], skipped: Sequence[Skipped]) -> "F
 def _held_out_rows(problem: "Problem", spec: str, batch: BatchOptions) -> "Batch":
     """The rows that `--val-batch` names, where the network is.
 
-    Raises the errors of `load_batches`, with the flag that they are about.
+    Raises the errors of `load_batches` and of a first pass on them, with the flag that they are about.
     """
     from fromage_cli.problem.data.batches import load_batches
 
     try:
-        rows, *_ = load_batches(spec, seed=problem.seed, sequence_length=batch.seq_len, sequences=batch.sequences)
-    except FromageError as error:
-        error.message = f"--val-batch {spec}: {error.message.removeprefix('--batch: ')}"
+        loaded, *_ = load_batches(spec, seed=problem.seed, sequence_length=batch.seq_len, sequences=batch.sequences)
+        rows = loaded.to(problem.device, problem.dtype)
+        problem.on(rows).value()
+    except ResourceError:
         raise
-    return rows.to(problem.device, problem.dtype)
+    except FromageError as error:
+        error.message = f"--val-batch {spec}: {error.message.removeprefix(f'--batch {spec!r} ')}"
+        raise
+    return rows

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from fromage_cli.missing import Missing
+from fromage_cli.missing import Missing, Why
 
 if TYPE_CHECKING:
     from fromage_cli.probes.forward_pass.measure import ForwardPass
 
+NO_NETWORK = Missing(Why.NO_MODEL, "no network was given")
 Verdict = Literal["go", "look", "stop"]
 
 
@@ -41,7 +42,7 @@ class CheckResult:
     skipped: tuple[Skipped, ...]
     out_of_line: tuple[OutOfLine, ...]
     """In the last file."""
-    forward_pass: "ForwardPass | Missing"
-    """What one forward pass on the batch tells; missing without a network."""
     results: Mapping[str, object]
     """What each command found, by its name."""
+    forward_pass: "ForwardPass | Missing" = NO_NETWORK
+    """What one forward pass on the batch tells."""

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fromage_cli.problem.networks.layers import unwrapped
+
 
 @dataclass(frozen=True)
 class LayerStatistics:
@@ -39,7 +41,7 @@ class StatisticsWatcher:
     def __init__(self, model: nn.Module) -> None:
         self.layers = {
             name: module
-            for name, module in model.named_modules()
+            for name, module in unwrapped(model).named_modules()
             if isinstance(module, _BatchNorm) and module.running_mean is not None and module.running_var is not None
         }
         self._seen: dict[str, _Moments] = {}

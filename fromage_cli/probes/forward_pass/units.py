@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fromage_cli.problem.networks.layers import unwrapped
+
 RECTIFIERS = {"relu", "relu6"}
 """Functions of torch that are exactly 0 for every negative number; an underscore behind them writes in place."""
 CLAMPS = {"clamp": "min", "clip": "min", "clamp_min": "min", "hardtanh": "min_val"}
@@ -28,7 +30,7 @@ FEATURES_LAST = {"linear", "layer_norm", "rms_norm", "matmul", "addmm"}
 
 @dataclass(frozen=True)
 class ActivationUnits:
-    """The units of one activation, and how many of them are 0 in every row and at every place of the batch."""
+    """The units of one activation, and how many of them are 0 throughout the batch."""
 
     name: str
     """The innermost module that it belongs to."""
@@ -52,7 +54,9 @@ class UnitWatcher(TorchFunctionMode):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.modules = {
-            name: module for name, module in model.named_modules() if not isinstance(module, torch.jit.ScriptModule)
+            name: module
+            for name, module in unwrapped(model).named_modules()
+            if not isinstance(module, torch.jit.ScriptModule)
         }
         self._running: list[str] = []
         """The modules that run at present, the innermost last."""

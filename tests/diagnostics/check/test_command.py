@@ -15,14 +15,23 @@ def test_files_alone_answer(run: Run) -> None:
     code, out, _ = run(str(SAMPLES / "char-gpt"), "--json")
     result = json.loads(out)["result"]
     assert (code, result["verdict"], result["looked"]) == (0, "go", ["inspect", "state", "norms"])
-    assert [one["command"] for one in result["skipped"]] == ["sharpness", "breakdown"]
+    assert [one["command"] for one in result["skipped"]] == ["forward-pass", "sharpness", "breakdown"]
+    assert result["forward_pass"] is None and result["missing"]["forward_pass"]["code"] == "no-model"
     assert {"totals", "layers"} <= set(result["results"]["state"])
 
 
 def test_with_a_network_more_commands_look(run: Run) -> None:
     model, batch = f"{SAMPLES / 'models.py'}:char_gpt", str(SAMPLES / "char-gpt" / "batch.safetensors")
     out = run(str(SAMPLES / "char-gpt"), "--model", model, "--batch", batch, "--json")[1]
-    assert json.loads(out)["result"]["looked"] == ["inspect", "state", "norms", "sharpness", "breakdown"]
+    looked = json.loads(out)["result"]["looked"]
+    assert looked == [
+        "inspect",
+        "state",
+        "norms",
+        "forward-pass",
+        "sharpness",
+        "breakdown",
+    ]
 
 
 def test_a_failure_stops(run: Run, tmp_path: Path) -> None:

@@ -160,6 +160,22 @@ def test_the_activation_inside_a_transformer_layer_is_seen() -> None:
     assert (found.name, found.after, found.units, found.dead) == ("", "linear1", 16, 7)
 
 
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+def test_a_wrapped_network_has_the_names_of_its_weights(wrap: Callable[[nn.Module], Any]) -> None:
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.relu = with_off(nn.Linear(8, 16), 3), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.relu(torch.relu(self.layer(x)) - 1.0)  # type: ignore[no-any-return]
+
+    with torch.compiler.set_stance("force_eager"):
+        first, second = watched(wrap(Functional()), torch.randn(64, 8))
+    assert (first.name, first.after, first.dead) == ("", "layer", 3)
+    assert (second.name, second.after) == ("relu", "layer")
+
+
 def test_no_hook_stays() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
     watched(model, torch.randn(3, 4))
