@@ -74,6 +74,10 @@ FACTS = {
 }
 """Codes that state a fact about files, numerics or the reach of a number, and their severity."""
 VERDICTS = {
+    "units-dead": "warn",
+    "batch-statistics-stale": "warn",
+    "no-better-than-guessing": "info, warn",
+    "loss-differs-from-held-out": "info, warn",
     "breakdown-early": "info",
     "step-ascends": "info",
     "layer-out-of-line": "info, warn",

@@ -10,6 +10,7 @@ from fromage_cli.checkpoints.finding.directory import weights_in
 from fromage_cli.checkpoints.finding.series import find_series, why_incomplete
 from fromage_cli.checkpoints.names.steps import epoch_in_name
 from fromage_cli.checkpoints.opening import LEFT_ASIDE, open_checkpoint
+from fromage_cli.checkpoints.runs.saved_schedule import updates_made
 from fromage_cli.checkpoints.storage.files import is_pattern, matching, quoted
 from fromage_cli.checkpoints.storage.remote import is_url
 from fromage_cli.errors import InputError, UsageError
@@ -94,7 +95,7 @@ def _with_steps(opened: list[Checkpoint], steps_per_epoch: int | None, notes: li
     """The checkpoints with steps, where files tell none: as their optimizers count, else by the epochs in names."""
     if all(one.step is not None for one in opened):
         return opened
-    counts = [one.step if one.step is not None else _updates(one) for one in opened]
+    counts = [updates_made(one) for one in opened]
     if None not in counts and len({*counts}) == len(counts):
         notes.append("Some files tell no step. The updates that their optimizers count stand in.")
         return [replace(one, step=count) for one, count in zip(opened, counts, strict=True)]
@@ -104,10 +105,6 @@ def _with_steps(opened: list[Checkpoint], steps_per_epoch: int | None, notes: li
     notes.append(f"The names tell epochs, of {steps_per_epoch} steps each.")
     steps = [steps_per_epoch * (epoch or 0) for epoch in epochs]
     return [replace(one, step=step) for one, step in zip(opened, steps, strict=True)]
-
-
-def _updates(checkpoint: Checkpoint) -> int | None:
-    return checkpoint.optimizer.steps if checkpoint.optimizer is not None else None
 
 
 def _check_steps(opened: Sequence[Checkpoint]) -> None:

@@ -50,7 +50,7 @@ def compare(
     """
     before = {(one.get("code"), one.get("layer")): one for one in told["findings"]}
     grave = [one for one in findings if one.severity != "info"]
-    known = {one for one in grave if _is_known(one, before.get((one.code, one.layer)))}
+    known = {one for one in grave if is_known(one, before.get((one.code, one.layer)))}
     here = {(one.code, one.layer) for one in grave}
     gone = [one["code"] for key, one in before.items() if one.get("severity") in ORDER[1:] and key not in here]
     steps = [one.get("step") for one in told["checkpoints"] if isinstance(one, dict)]
@@ -61,7 +61,7 @@ def compare(
         new=tuple(dict.fromkeys(one.code for one in grave if one not in known)),
         known=tuple(dict.fromkeys(one.code for one in grave if one in known)),
         gone=tuple(dict.fromkeys(map(str, gone))),
-        changes=tuple(_changes(told["result"]["numbers"], numbers)),
+        changes=tuple(changed_numbers(told["result"]["numbers"], numbers)),
     )
     lowered = [
         replace(one, severity="info", message=f"{one.message} (as in the baseline)") if one in known else one
@@ -70,7 +70,7 @@ def compare(
     return comparison, lowered
 
 
-def _is_known(finding: Finding, before: Mapping[str, Any] | None) -> bool:
+def is_known(finding: Finding, before: Mapping[str, Any] | None) -> bool:
     if before is None or before.get("severity") not in ORDER:
         return False
     if ORDER.index(str(before["severity"])) < ORDER.index(finding.severity):
@@ -86,7 +86,7 @@ def _excess(value: Any, limit: Any) -> float | None:
     return max(float(value / limit), float(limit / value))
 
 
-def _changes(before: Sequence[Mapping[str, Any]], now: Sequence[Number]) -> list[Change]:
+def changed_numbers(before: Sequence[Mapping[str, Any]], now: Sequence[Number]) -> list[Change]:
     """The numbers that both have and that differ by CHANGED or in their sign, the most first."""
     earlier = {(one.get("command"), one.get("name")): one.get("value") for one in before}
     changes = []

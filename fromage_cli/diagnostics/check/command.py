@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fromage_cli.diagnostics.check.forward_pass import FORWARD_PASS, HeldOutOptions, answer_forward_pass, forward_result
 from fromage_cli.errors import FromageError, InputError, ResourceError
 from fromage_cli.intake import checkpoint_record, declared_by, likely_problem, open_problem, short_place
 from fromage_cli.intake.sharing import problems_shared
-from fromage_cli.terminal.answer import Answer, Provenance, estimate_answer
+from fromage_cli.terminal.answer import Answer, Answers, Provenance, estimate_answer
 from fromage_cli.terminal.configuration import RULES_KEY
 from fromage_cli.terminal.optimizer_options import TrainingOptions
 from fromage_cli.terminal.options import (
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from fromage_cli.diagnostics.check.asking import Inputs
     from fromage_cli.diagnostics.check.measure import Examination
 
-IN_NETWORK = ("breakdown", "suggest-lr", "sharpness")
+IN_NETWORK = (FORWARD_PASS, "breakdown", "suggest-lr", "sharpness")
 """Commands that need the network and a batch, the cheapest first."""
 
 
@@ -44,13 +45,14 @@ def command(
     optimizer: TrainingOptions,
     model: ModelOptions,
     batch: BatchOptions,
+    held_out: HeldOutOptions,
     tensors: NameOptions,
     run: RunOptions,
     output: OutputOptions,
 ) -> Answer:
     """Is my run healthy: go on, look at this, or stop?
 
-    Files alone already answer. With a network and a batch, sharpness, breakdown and suggest-lr look too.
+    Files alone already answer. With a network and a batch, a forward pass and four commands look too.
     """
     optimizer.check()
 
@@ -77,20 +79,21 @@ def command(
     inputs = Inputs(options, ckpt, [one.place for one in series.checkpoints], budget.left)
     examination = Examination(budget.left)
     with problems_shared():
-        _examine(examination, inputs, series.checkpoints[-1], (model, batch, run))
+        _examine(examination, inputs, series.checkpoints[-1], (model, batch, held_out, run))
     if run.estimate:
         return estimate_answer(examination.cost)
     if not examination.answers and not examination.failures:
         raise InputError("Nothing could be judged.", examination.skipped[0].reason if examination.skipped else "")
     answered = Answered.of(examination.results)
     odd = find_out_of_line(answered)
-    results = {**examination.results, "check": {"out_of_line": odd}}
-    findings = in_order(apply(rules, judge(answered, odd, examination.findings), results))
+    judged = judge(answered, odd, examination.findings)
+    findings = in_order(apply(rules, judged, {**examination.results, "check": {"out_of_line": odd}}))
     numbers = tuple(examination.numbers)
     compared: Comparison | Missing = NO_BASELINE
     if earlier is not None and baseline is not None:
         compared, lowered = compare(earlier, baseline, findings, numbers)
         findings = in_order(lowered)
+    results = dict(examination.results)
     result = CheckResult(
         verdict=verdict_of(findings),
         looked=tuple(examination.answers),
@@ -98,7 +101,8 @@ def command(
         out_of_line=odd,
         numbers=numbers,
         baseline=compared,
-        results=examination.results,
+        forward_pass=forward_result(results, examination.skipped),
+        results=results,
     )
     record = checkpoint_record(series.checkpoints[-1])
     return Answer(
@@ -126,16 +130,23 @@ def _examine(
     examination: "Examination",
     inputs: "Inputs",
     last: "Checkpoint",
-    options: tuple[ModelOptions, BatchOptions, RunOptions],
+    options: tuple[ModelOptions, BatchOptions, HeldOutOptions, RunOptions],
 ) -> None:
     """Ask the commands that need files alone, then those that need the network, if it can be had."""
     from fromage_cli.diagnostics.check.asking import FILES_ALONE
 
-    model, batch, run = options
+    model, batch, held_out, run = options
+
+    def ask(command: str) -> Answers:
+        if command == FORWARD_PASS:
+            limited = replace(run, time_limit=inputs.time_left())
+            return answer_forward_pass(last.place, model, batch, limited, held_out)
+        return inputs.ask(command)
+
     price = (lambda command: None) if run.estimate else inputs.price
     several = len(inputs.places) > 1 and model.optimizer_state is None
-    examination.look(("inspect", "state", *(("distance",) if several else ())), inputs.ask, price)
-    named = typed("model") or typed("batch")
+    examination.look(("inspect", "state", *(("distance",) if several else ())), ask, price)
+    named = any(map(typed, ("model", "batch", "val_batch")))
     try:
         open_problem(last.place, model, batch, replace(run, time_limit=inputs.time_left()))
     except FromageError as error:
@@ -144,4 +155,4 @@ def _examine(
         examination.miss(IN_NETWORK, error if named else InputError(f"No network is given. Add{flags}."), named)
         return
     with_model: Sequence[str] = ("norms", *(("intrinsic-lr",) if named else ()))
-    examination.look((*with_model, *IN_NETWORK), inputs.ask, price)
+    examination.look((*with_model, *IN_NETWORK), ask, price)

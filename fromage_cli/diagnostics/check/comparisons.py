@@ -90,10 +90,14 @@ def find_out_of_line(answered: Answered) -> tuple[OutOfLine, ...]:
 
 def judge_together(answered: Answered, odd: Sequence[OutOfLine]) -> tuple[Finding, ...]:
     """What follows from the answers side by side."""
-    return (*(_odd(one, bool(answered.layers)) for one in odd), *_decay(answered), *_forgotten(answered))
+    return (
+        *(judge_size(one, bool(answered.layers)) for one in odd),
+        *judge_decay(answered),
+        *judge_forgotten(answered),
+    )
 
 
-def _odd(one: OutOfLine, in_first: bool) -> Finding:
+def judge_size(one: OutOfLine, in_first: bool) -> Finding:
     """A layer out of line: a warning where it is too large, and not merely so in trained weights without siblings."""
     if one.among == "siblings":
         return layer_out_of_line(one.name, "weights are", one.factor, WEIGHT_FACTOR, alarming=one.factor > 1.0)
@@ -109,7 +113,7 @@ def _odd(one: OutOfLine, in_first: bool) -> Finding:
     )
 
 
-def _decay(answered: Answered) -> Iterator[Finding]:
+def judge_decay(answered: Answered) -> Iterator[Finding]:
     """Weight decay that is far too strong, and scale-invariant layers that grow without any."""
     factor = answered.factor
     groups = () if answered.state is None else answered.state.groups
@@ -147,7 +151,7 @@ def _decay(answered: Answered) -> Iterator[Finding]:
         )
 
 
-def _forgotten(answered: Answered) -> Iterator[Finding]:
+def judge_forgotten(answered: Answered) -> Iterator[Finding]:
     """Layers that never move though others do, and that nobody froze on purpose as far as one can tell.
 
     Whoever freezes layers on purpose freezes the first ones, trained before, or most.
@@ -157,7 +161,7 @@ def _forgotten(answered: Answered) -> Iterator[Finding]:
     if not still or len(still) > FEW * len(layers):
         return
     first = min(set(range(len(layers))) - set(still))
-    fresh = _as_initialised(answered)
+    fresh = as_initialised(answered)
     names = [
         name
         for place in still
@@ -176,7 +180,7 @@ def _forgotten(answered: Answered) -> Iterator[Finding]:
         )
 
 
-def _as_initialised(answered: Answered) -> set[str]:
+def as_initialised(answered: Answered) -> set[str]:
     """Names of matrices that are spread as torch's default initialisation spreads them: evenly, up to 1/√inputs."""
     tensors = () if answered.inspect is None else answered.inspect.tensors
     found = set()

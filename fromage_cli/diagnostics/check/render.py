@@ -26,14 +26,14 @@ def render(result: CheckResult, findings: Sequence[Finding], style: PageStyle) -
     if not style.verbose:
         shown = [one for one in grave if style.show_all or one.code in kinds[:SHOWN]]
         if shown:
-            page += [finding_list([_with_source(one) for one in shown], style), Text("")]
+            page += [finding_list([with_source(one) for one in shown], style), Text("")]
         hidden = [] if style.show_all else [counted(len(kinds) - SHOWN, "more kind")] if len(kinds) > SHOWN else []
         quiet = len(findings) - len(grave)
         hidden += [f"{counted(quiet, 'finding')} for information"] if quiet else []
         if hidden:
             page.append(prose(f"{' and '.join(hidden)}: -v", style, "dim"))
     if isinstance(result.baseline, Comparison):
-        page.append(prose(_beside(result.baseline), style))
+        page.append(prose(in_words(result.baseline), style))
     troubled = {RULES[one.code].command for one in grave if one.code in RULES}
     if well := [command for command in result.looked if command not in troubled]:
         page.append(prose(f"Nothing wrong: {', '.join(well)}.", style))
@@ -43,14 +43,14 @@ def render(result: CheckResult, findings: Sequence[Finding], style: PageStyle) -
     return Group(*page)
 
 
-def _with_source(finding: Finding) -> Finding:
+def with_source(finding: Finding) -> Finding:
     """The finding with the command that tells more of it."""
     rule = RULES.get(finding.code)
     known = rule is not None and rule.command != "check" and not finding.message.endswith(f": {finding.layer}")
     return replace(finding, message=f"{finding.message} ({rule.command})") if rule is not None and known else finding
 
 
-def _beside(baseline: Comparison) -> str:
+def in_words(baseline: Comparison) -> str:
     """What changed since the baseline, in a sentence."""
     since = "the baseline" if baseline.step is None else f"step {baseline.step}"
     told = [

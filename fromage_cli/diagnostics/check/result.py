@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from fromage_cli.missing import Missing, Why
+
+if TYPE_CHECKING:
+    from fromage_cli.probes.forward_pass.measure import ForwardPass
 
 Verdict = Literal["go", "look", "stop"]
 
@@ -84,5 +87,7 @@ class CheckResult:
     numbers: tuple[Number, ...]
     """Those of the commands' summaries that are finite."""
     baseline: Comparison | Missing
+    forward_pass: "ForwardPass | Missing"
+    """What one forward pass on the batch tells."""
     results: Mapping[str, object]
     """What each command found, by its name."""

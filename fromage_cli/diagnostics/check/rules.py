@@ -30,6 +30,9 @@ class Rule:
 
 
 QUANTITIES = {
+    "attention-logits-large": "forward-pass.attention.heads.largest_logit",
+    "no-better-than-guessing": "forward-pass.guessing.ratio",
+    "units-dead": "forward-pass.units.share",
     "layer-out-of-line": "check.out_of_line.factor",
     "updates-lost": "state.totals.lost.entries",
     "norm-far-from-first": "norms.layers.first_to_last",
@@ -47,6 +50,8 @@ _TABLE = """
 check fail loss-not-finite
 check warn decay-too-strong grows-without-decay layer-forgotten
 check info,warn layer-out-of-line attention-entropy-collapsed layer-large
+check warn batch-statistics-stale units-dead
+check info,warn loss-differs-from-held-out no-better-than-guessing
 check info attention-logits-large logits-drift
 inspect fail tensor-not-finite
 inspect warn log-not-finite not-all-read pickle-names-unknown pickle-runs-code
@@ -84,16 +89,11 @@ suggest-lr info certain-together-only descends-on-own-rows-only no-certain-step 
 suggest-lr info rate-above-limit rate-not-measured recommended-above-critical step-uphill
 suggest-lr info verification-prefers-another
 """
-
-
-def _rules() -> Iterator[Rule]:
-    """The rules of the table: command, severities, codes."""
-    for line in _TABLE.strip().splitlines():
-        command, severity, *codes = line.split()
-        yield from (Rule(code, command, severity, QUANTITIES.get(code, "")) for code in codes)
-
-
-RULES: Mapping[str, Rule] = {rule.code: rule for rule in _rules()}
+RULES: Mapping[str, Rule] = {
+    code: Rule(code, command, severity, QUANTITIES.get(code, ""))
+    for command, severity, *codes in map(str.split, _TABLE.strip().splitlines())
+    for code in codes
+}
 """By code."""
 
 
@@ -130,10 +130,10 @@ class UserRule:
 def read_rules(entries: object) -> tuple[UserRule, ...]:
     """The rules of a project's configuration; raises UsageError for what is none."""
     tables = entries if isinstance(entries, list) else [entries]
-    return tuple(map(_read_rule, tables))
+    return tuple(map(read_rule, tables))
 
 
-def _read_rule(entry: object) -> UserRule:
+def read_rule(entry: object) -> UserRule:
     where = "A rule in [[tool.fromage-diag.rule]]"
     if not isinstance(entry, Mapping):
         raise UsageError(f"{where} is no table.", f"Write it as a table:\n{EXAMPLE}")
@@ -184,7 +184,7 @@ def apply(rules: Sequence[UserRule], findings: Sequence[Finding], results: Mappi
     told = list(findings)
     for rule in rules:
         if rule.limit is not None:
-            told = [*(one for one in told if not rule.meant(one)), *_judged(rule, told, results)]
+            told = [*(one for one in told if not rule.meant(one)), *judge_quantity(rule, told, results)]
         changed = []
         for one in told:
             if not rule.meant(one):
@@ -198,7 +198,7 @@ def apply(rules: Sequence[UserRule], findings: Sequence[Finding], results: Mappi
     return told
 
 
-def _judged(rule: UserRule, told: Sequence[Finding], results: Mapping[str, object]) -> Iterator[Finding]:
+def judge_quantity(rule: UserRule, told: Sequence[Finding], results: Mapping[str, object]) -> Iterator[Finding]:
     """The findings of a rule with a limit of its own; the command's words where it found the same."""
     usual = RULES.get(rule.code)
     severity = cast("Severity", usual.severity.split(",")[-1] if usual else "warn")

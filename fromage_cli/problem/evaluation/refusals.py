@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from fromage_cli.errors import MismatchError, NumericalError
@@ -79,6 +78,15 @@ def require_same_loss(first: float, again: float) -> None:
         )
 
 
+def require_finite_loss(loss: float) -> None:
+    """Raises NumericalError where the loss is NaN or infinite."""
+    if not math.isfinite(loss):
+        raise NumericalError(
+            f"The loss at the checkpoint's own weights is {loss}.",
+            "Check for NaN or infinite weights, a batch that is not normalised as in training, or a wrong loss.",
+        )
+
+
 def require_gradient(loss: float, gradients: Mapping[str, Tensor]) -> None:
     """Raises MismatchError where no tensor receives a gradient, and NumericalError where anything is not finite."""
     if not gradients:
@@ -86,11 +94,7 @@ def require_gradient(loss: float, gradients: Mapping[str, Tensor]) -> None:
             "No trainable tensor receives a gradient from this loss.",
             "Compute the loss from the model's output, without detach() or no_grad().",
         )
-    if not torch.isfinite(torch.tensor(loss)):
-        raise NumericalError(
-            f"The loss at the checkpoint's own weights is {loss}.",
-            "Check for NaN or infinite weights, a batch that is not normalised as in training, or a wrong loss.",
-        )
+    require_finite_loss(loss)
     bad = [  # what is not finite shows in the sum, which needs no memory but may itself overflow
         name for name, gradient in gradients.items() if not (gradient.sum().isfinite() or gradient.isfinite().all())
     ]

@@ -16,16 +16,18 @@ def test_files_alone_answer(run: Run) -> None:
     code, out, _ = run(str(SAMPLES / "char-gpt"), "--json")
     result = json.loads(out)["result"]
     assert (code, result["verdict"], result["looked"]) == (0, "go", ["inspect", "state", "distance", "norms"])
-    assert [one["command"] for one in result["skipped"]] == ["breakdown", "suggest-lr", "sharpness"]
+    assert [one["command"] for one in result["skipped"]] == ["forward-pass", "breakdown", "suggest-lr", "sharpness"]
+    assert result["forward_pass"] is None and result["missing"]["forward_pass"]["code"] == "no-model"
     assert {one["reason"] for one in result["skipped"]} == {"No network is given. Add --model file.py:build."}
     assert {"totals", "layers"} <= set(result["results"]["state"])
 
 
 def test_with_a_network_more_commands_look(run: Run) -> None:
     result = json.loads(run(str(SAMPLES / "mlp-2"), "--batch", BATCH, "--json")[1])["result"]
-    looked = ["inspect", "distance", "norms", "intrinsic-lr", "breakdown", "suggest-lr", "sharpness"]
-    assert result["looked"] == looked and [one["command"] for one in result["skipped"]] == ["state"]
-    assert [*result["results"]] == looked
+    commands = ["inspect", "distance", "norms", "intrinsic-lr", "breakdown", "suggest-lr", "sharpness"]
+    assert [*result["results"]] == commands and [one["command"] for one in result["skipped"]] == ["state"]
+    assert result["looked"] == [*commands[:4], "forward-pass", *commands[4:]]
+    assert result["forward_pass"]["guessing"]["ratio"] < 0.9
     assert {one["command"] for one in result["numbers"]} >= {"norms", "breakdown", "sharpness"}
 
 

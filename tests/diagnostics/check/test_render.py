@@ -23,7 +23,7 @@ SKIPPED = (Skipped("sharpness", "No network is given."), Skipped("breakdown", "N
 
 
 def found(verdict: Verdict, baseline: Comparison | Missing = NO_BASELINE) -> CheckResult:
-    return CheckResult(verdict, ("inspect", "norms"), SKIPPED, (), (), baseline, {})
+    return CheckResult(verdict, ("inspect", "norms"), SKIPPED, (), (), baseline, NO_BASELINE, {})
 
 
 def test_the_page() -> None:
