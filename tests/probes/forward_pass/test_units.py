@@ -20,9 +20,9 @@ def watched(model: nn.Module, *passes: Tensor) -> tuple[ActivationUnits, ...]:
 
 
 def with_off(layer: Any, units: int) -> Any:
-    """The layer with its first units at -100, far below what any row makes up for."""
+    """The layer with its first units at -100, far below what any row makes up for, and the others on for most rows."""
     with torch.no_grad():
-        layer.bias[:units] = -100.0
+        layer.bias[:units], layer.bias[units:] = -100.0, 1.0
     return layer
 
 
