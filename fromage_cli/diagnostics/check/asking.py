@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from fromage_cli.diagnostics.check.forward_pass import FORWARD_PASS
 from fromage_cli.errors import FromageError
 from fromage_cli.terminal.answer import Answer, Answers, Estimate, EstimateResult
 
@@ -44,8 +43,6 @@ class Inputs:
 
     def price(self, name: str) -> Estimate | None:
         """What the command tells of its cost; None where it does not."""
-        if name == FORWARD_PASS:  # the cheapest of all
-            return None
         try:
             told = self.ask(name, estimate=True)
         except FromageError:

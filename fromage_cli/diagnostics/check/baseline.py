@@ -71,6 +71,7 @@ def compare(
 
 
 def is_known(finding: Finding, before: Mapping[str, Any] | None) -> bool:
+    """Whether the earlier answer has the finding, no less grave and about as far beyond its limit."""
     if before is None or before.get("severity") not in ORDER:
         return False
     if ORDER.index(str(before["severity"])) < ORDER.index(finding.severity):

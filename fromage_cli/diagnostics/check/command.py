@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fromage_cli.diagnostics.check.forward_pass import FORWARD_PASS, HeldOutOptions, answer_forward_pass, forward_result
-from fromage_cli.errors import FromageError, InputError, ResourceError
+from fromage_cli.errors import FromageError, InputError, NumericalError, ResourceError
 from fromage_cli.intake import checkpoint_record, declared_by, likely_problem, open_problem, short_place
 from fromage_cli.intake.sharing import problems_shared
-from fromage_cli.terminal.answer import Answer, Answers, Provenance, estimate_answer
+from fromage_cli.terminal.answer import Answer, Provenance, estimate_answer
 from fromage_cli.terminal.configuration import RULES_KEY
 from fromage_cli.terminal.optimizer_options import TrainingOptions
 from fromage_cli.terminal.options import (
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fromage_cli.diagnostics.check.asking import Inputs
     from fromage_cli.diagnostics.check.measure import Examination
 
-IN_NETWORK = (FORWARD_PASS, "breakdown", "suggest-lr", "sharpness")
+IN_NETWORK = ("breakdown", "suggest-lr", "sharpness")
 """Commands that need the network and a batch, the cheapest first."""
 
 
@@ -136,23 +136,24 @@ def _examine(
     from fromage_cli.diagnostics.check.asking import FILES_ALONE
 
     model, batch, held_out, run = options
-
-    def ask(command: str) -> Answers:
-        if command == FORWARD_PASS:
-            limited = replace(run, time_limit=inputs.time_left())
-            return answer_forward_pass(last.place, model, batch, limited, held_out)
-        return inputs.ask(command)
-
     price = (lambda command: None) if run.estimate else inputs.price
     several = len(inputs.places) > 1 and model.optimizer_state is None
-    examination.look(("inspect", "state", *(("distance",) if several else ())), ask, price)
+    examination.look(("inspect", "state", *(("distance",) if several else ())), inputs.ask, price)
     named = any(map(typed, ("model", "batch", "val_batch")))
+    limited = replace(run, time_limit=inputs.time_left())
     try:
-        open_problem(last.place, model, batch, replace(run, time_limit=inputs.time_left()))
+        open_problem(last.place, model, batch, limited)
     except FromageError as error:
         examination.look(("norms",), lambda command: inputs.ask(command, **FILES_ALONE), price)
-        flags = likely_problem(last, declared_by(last, model.trust))
-        examination.miss(IN_NETWORK, error if named else InputError(f"No network is given. Add{flags}."), named)
+        if not named and not isinstance(error, NumericalError | ResourceError):
+            error = InputError(f"No network is given. Add{likely_problem(last, declared_by(last, model.trust))}.")
+        examination.miss((FORWARD_PASS, *IN_NETWORK), error, named)
         return
     with_model: Sequence[str] = ("norms", *(("intrinsic-lr",) if named else ()))
-    examination.look((*with_model, *IN_NETWORK), ask, price)
+    examination.look(with_model, inputs.ask, price)
+    examination.look(
+        (FORWARD_PASS,),
+        lambda _: answer_forward_pass(last.place, model, batch, limited, held_out),
+        named=typed("val_batch"),
+    )
+    examination.look(IN_NETWORK, inputs.ask, price)

@@ -31,8 +31,13 @@ class Examination:
     error: FromageError | None = None
     """Why a network or batch that was named could not be used, or the limit that cut a measurement."""
 
-    def look(self, commands: Sequence[str], run: Run, price: Price = lambda command: None) -> None:
-        """Ask each command, but those that would take longer than the time that is left."""
+    def look(
+        self, commands: Sequence[str], run: Run, price: Price = lambda command: None, *, named: bool = False
+    ) -> None:
+        """Ask each command, but those that would take longer than the time that is left.
+
+        `named`: the user named what they need, so that it has to be usable.
+        """
         for command in commands:
             left = self.time_left()
             if isinstance(self.error, ResourceError) or (left is not None and left <= 0.0):
@@ -46,7 +51,7 @@ class Examination:
             try:
                 self._keep(command, run(command))
             except FromageError as error:
-                self.miss([command], error)
+                self.miss([command], error, named)
 
     def miss(self, commands: Sequence[str], error: FromageError, named: bool = False) -> None:
         """These cannot look; `named`: the user named what they need, so that it has to be usable.

@@ -49,10 +49,10 @@ QUANTITIES = {
 _TABLE = """
 check fail loss-not-finite
 check warn decay-too-strong grows-without-decay layer-forgotten
-check info,warn layer-out-of-line attention-entropy-collapsed layer-large
-check warn batch-statistics-stale units-dead
-check info,warn loss-differs-from-held-out no-better-than-guessing
-check info attention-logits-large logits-drift
+check info,warn layer-out-of-line layer-large
+forward-pass warn batch-statistics-stale units-dead
+forward-pass info,warn attention-entropy-collapsed loss-differs-from-held-out no-better-than-guessing
+forward-pass info attention-logits-large logits-drift
 inspect fail tensor-not-finite
 inspect warn log-not-finite not-all-read pickle-names-unknown pickle-runs-code
 inspect info tensor-all-zero tensors-equal
@@ -134,6 +134,7 @@ def read_rules(entries: object) -> tuple[UserRule, ...]:
 
 
 def read_rule(entry: object) -> UserRule:
+    """One of them, or UsageError with what to write."""
     where = "A rule in [[tool.fromage-diag.rule]]"
     if not isinstance(entry, Mapping):
         raise UsageError(f"{where} is no table.", f"Write it as a table:\n{EXAMPLE}")
