@@ -40,7 +40,7 @@ def command(
     from fromage_cli.checkpoints.runs.gathering import gather_series
     from fromage_cli.diagnostics.check.findings import judge, verdict_of
     from fromage_cli.diagnostics.check.measure import FILES, NETWORK, Examination
-    from fromage_cli.diagnostics.check.render import advise, finding_table, headline, render
+    from fromage_cli.diagnostics.check.render import advise, finding_table, headline, looks, render
     from fromage_cli.diagnostics.check.result import CheckResult
     from fromage_cli.problem.conditions.budget import Budget
 
@@ -77,6 +77,7 @@ def command(
             "summary": lambda: headline(result, findings),
         },
         findings=findings,
+        looks=looks(examination, findings),
         header=(short_place(record),),
         advice=advise(result.verdict, findings),
         checkpoints=tuple(map(checkpoint_record, series.checkpoints)),

@@ -10,7 +10,7 @@ from fromage_cli.diagnostics.check.findings import sentence
 from fromage_cli.diagnostics.check.measure import Examination
 from fromage_cli.diagnostics.check.result import CheckResult, Verdict
 from fromage_cli.findings import Finding, gravest_remedy
-from fromage_cli.terminal.answer import PageStyle, Table, summary
+from fromage_cli.terminal.answer import Look, PageStyle, Table, summary
 from fromage_cli.terminal.tables import Column, house_table, prose
 
 
@@ -36,12 +36,21 @@ def advise(verdict: Verdict, findings: Sequence[Finding]) -> str:
     return gravest_remedy(findings) if verdict != "go" else "Train on."
 
 
-def finding_table(examination: Examination, findings: Sequence[Finding]) -> Table:
-    """Every finding with the command that tells more: `check` itself where it compares what others have read."""
+def looks(examination: Examination, findings: Sequence[Finding]) -> tuple[Look, ...]:
+    """The findings by the command that tells more: `check` itself where it compares what others have read."""
     by = {one: command for command, answer in examination.answers.items() for one in answer.findings}
+    looked = tuple(
+        Look(command, tuple(one for one in findings if by.get(one, "check") == command))
+        for command in ("check", *examination.answers)
+    )
+    return looked + tuple(Look(one.command, skipped=one.reason) for one in examination.skipped)
+
+
+def finding_table(examination: Examination, findings: Sequence[Finding]) -> Table:
+    """Every finding with the command that tells more."""
+    by = {one: look.command for look in looks(examination, findings) for one in look.findings}
     rows = [
-        (by.get(one, "check"), one.severity, one.code, one.layer, one.message, one.value, one.limit, one.hint)
-        for one in findings
+        (by[one], one.severity, one.code, one.layer, one.message, one.value, one.limit, one.hint) for one in findings
     ]
     return Table(("command", "severity", "code", "layer", "message", "value", "limit", "hint"), tuple(rows))
 

@@ -4,10 +4,10 @@ from functools import partial
 from pathlib import Path
 
 from fromage_cli.diagnostics.check.measure import Examination
-from fromage_cli.diagnostics.check.render import advise, finding_table, headline, render
+from fromage_cli.diagnostics.check.render import advise, finding_table, headline, looks, render
 from fromage_cli.diagnostics.check.result import CheckResult, Skipped
 from fromage_cli.findings import Finding
-from fromage_cli.terminal.answer import Answer
+from fromage_cli.terminal.answer import Answer, Look
 from tests.diagnostics.pages import compare, drawn
 
 golden = partial(compare, Path(__file__).parent / "golden")
@@ -27,4 +27,11 @@ def test_the_page() -> None:
     result = CheckResult("look", tuple(answers), skipped, (), examination.results)
     golden("page-80.txt", drawn(lambda found, style: render(found, examination, (WARN,), style), result, 80))
     assert [row[:3] for row in finding_table(examination, (WARN,)).rows] == [("norms", "warn", "norm-jumped")]
+    assert looks(examination, (WARN,)) == (
+        Look("check"),
+        Look("inspect"),
+        Look("norms", (WARN,)),
+        Look("sharpness", skipped="No network is given."),
+        Look("breakdown", skipped="No network is given."),
+    )
     assert dict(row[:2] for row in headline(result, (WARN,)).rows)["warn"] == 1
