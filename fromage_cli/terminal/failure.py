@@ -198,8 +198,8 @@ def report(error: BaseException, args: Sequence[str]) -> int:
     """Say the error on standard error, and as a document where the answer goes if one is asked for; its exit code.
 
     A document that has been delivered already, with a partial answer, holds the error and is not written again. A file
-    that exists is left as it is, and standard output gets the document; but metrics tell of the last call, so that
-    with `--force` they replace those of the one before.
+    that exists is left as it is, and standard output gets the document. But what CI and Prometheus read tells of the
+    last call: with `--force` it replaces the file of the one before.
     """
     failure, wanted, running = understood(error), asked(args), session.current()
     if wanted.debug:
@@ -210,7 +210,7 @@ def report(error: BaseException, args: Sequence[str]) -> int:
     text = document(wanted.document, [failure], running.circumstances)
     if wanted.document == "github":
         append_summary([failure], running.circumstances)
-    renewed = wanted.document == "prom" and running.destination is not None and running.destination.force
+    renewed = wanted.document in ("junit", "prom") and running.destination is not None and running.destination.force
     with contextlib.suppress(FromageError):
         if wanted.output is not None:
             write_file(wanted.output, text, force=renewed)

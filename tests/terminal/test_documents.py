@@ -53,15 +53,22 @@ def test_a_wrong_command_line_is_told_too(call, format):
     assert (outcome.code, told_error(format, outcome.out)) == (2, "usage")
 
 
-def test_an_error_replaces_the_metrics_of_the_call_before(call):
-    assert call("measure", "-o", "a.prom").code == 0
-    assert call("measure", "-o", "a.xml").code == 0
-    assert call("measure", "-o", "a.prom", "--how", "input").code == 3  # as it exists
-    assert "fromage_diag_verdict" in Path("a.prom").read_text()
-    assert call("measure", "-o", "a.prom", "--how", "numerics", "--force").out == ""
-    assert told_error("prom", Path("a.prom").read_text()) == "numerics"
-    assert call("measure", "-o", "a.xml", "--how", "numerics", "--force").out.startswith("<testsuites")
-    assert ElementTree.parse("a.xml").find("testsuite/testcase/error") is None
+@pytest.mark.parametrize(("format", "name"), [("prom", "a.prom"), ("junit", "a.xml")])
+def test_an_error_replaces_the_file_of_the_call_before(call, format, name):
+    assert call("measure", "-o", name).code == 0
+    before = Path(name).read_text()
+    assert told_error(format, call("measure", "-o", name, "--how", "numerics").out) == "input"  # as it exists
+    assert Path(name).read_text() == before
+    assert call("measure", "-o", name, "--how", "numerics", "--force").out == ""
+    assert told_error(format, Path(name).read_text()) == "numerics"
+    assert [path.name for path in Path().iterdir()] == [name]
+
+
+def test_an_error_replaces_no_other_file(call):
+    Path("a.prom").write_text("weights")
+    assert call("measure", "a.prom", "-o", "a.prom", "--how", "numerics", "--force").code == 2
+    assert call("measure", "-o", "a.prom", "--mode", "fast", "--force").code == 2  # before the place is known
+    assert Path("a.prom").read_text() == "weights"
 
 
 def test_every_document_is_a_format_that_help_names(call):
