@@ -53,13 +53,14 @@ def metrics(results: Sequence[Answer | FromageError], circumstances: Circumstanc
 
 
 def _samples(result: Answer | FromageError, circumstances: Circumstances, several: bool) -> Iterator[Sample]:
-    """Everything there is to tell of one result; of several each has its checkpoint as a label."""
+    """Everything there is to tell of one result; of several each has its own run and checkpoint as labels."""
     shared = {"command": circumstances.command or "", "run": run_of(next(iter(circumstances.checkpoints), ""))}
     yield "last_run_timestamp_seconds", shared, time.time()
     if circumstances.seconds is not None:
         yield "duration_seconds", shared, circumstances.seconds
     checkpoint = result.checkpoints[-1] if isinstance(result, Answer) and result.checkpoints else None
-    labels = shared | ({"checkpoint": checkpoint.path} if several and checkpoint is not None else {})
+    own_place = {"run": run_of(checkpoint.path), "checkpoint": checkpoint.path} if checkpoint is not None else {}
+    labels = shared | (own_place if several else {})
     yield "exit_code", labels, exit_code(result, circumstances.fail_on)
     if not isinstance(result, Answer):
         return

@@ -86,8 +86,10 @@ def test_a_call_that_was_not_finished_has_no_verdict():
 
 
 def test_of_several_checkpoints_each_has_its_own_series():
-    text = metrics([answer(), answer(FAIL, path="runs/first/step-8.pt"), InputError("gone.")], CALL)
+    others = (answer(FAIL, path="runs/first/step-8.pt"), answer(WARN, path="runs/second/step-8.pt"))
+    text = metrics([answer(), *others, InputError("gone.")], CALL)
     found = samples(text)
+    assert found['verdict{command="check",run="second",checkpoint="runs/second/step-8.pt"}'] == "1"
     assert found['verdict{checkpoint="runs/first/step-8.pt"}'] == "2" and found["exit_code"] == "3"
     assert len(found) == len([line for line in text.splitlines() if not line.startswith("#")])
 
