@@ -327,9 +327,9 @@ def test_json_lines_is_one_line(tmp_path):
     assert document["nonfinite"] == [{"path": "result.layers[1].eta", "value": "nan"}]
 
 
-@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.tsv", "a.csv", "a.md", "a.txt"])
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.tsv", "a.csv", "a.md", "a.txt", "a.xml", "a.prom"])
 def test_into_a_file(name, tmp_path):
-    outcome = run("measure", "-o", name, cwd=tmp_path, COLUMNS="40")
+    outcome = run("measure", "-o", name, "--severity", "warn", cwd=tmp_path, COLUMNS="40")
     assert (outcome.returncode, outcome.stdout) == (0, "")
     text = (tmp_path / name).read_text("utf-8")
     assert ("a.weight" in text or "(*.weight)" in text) and "\x1b" not in text and "\u202e" not in text

@@ -78,6 +78,16 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Look:
+    """What one of several commands had to say, where an answer rests on them."""
+
+    command: str
+    findings: tuple[Finding, ...] = ()
+    skipped: str | None = None
+    """Why it could not look: a sentence."""
+
+
+@dataclass(frozen=True)
 class PageStyle:
     """What the reader's terminal and flags ask of a page."""
 
@@ -106,6 +116,8 @@ class Answer:
     advice: str = ""
     """What the reader can do now: the last line of a page. Of warnings and failures the remedy stands there instead."""
     findings: tuple[Finding, ...] = ()
+    looks: tuple[Look, ...] = ()
+    """Of an answer that rests on several commands: each of them, with its part of the findings."""
     told: tuple[str, ...] = ()
     """Kinds of findings that the page says itself; below it they stand only under `-v`."""
     checkpoints: tuple[CheckpointRecord, ...] = ()
@@ -123,6 +135,13 @@ class Answer:
     """Where one value alone is asked for: what is written instead of page, table or envelope."""
     code: int = 0
     """The least exit code of the answer."""
+
+    @property
+    def numbers(self) -> tuple[tuple[str, object, str], ...]:
+        """The headline: name, value and unit of each number that is there."""
+        rows = self.tables["summary"]().rows if "summary" in self.tables else ()
+        named = ((str(name), value, str(unit)) for name, value, unit in rows)
+        return tuple(row for row in named if row[1] is not None and not isinstance(row[1], Missing))
 
 
 Answers = Answer | Sequence[Answer | FromageError]

@@ -120,12 +120,15 @@ class DiagnosticCommand(TyperCommand):
         """The session of this call; what is wrong with its output is found now."""
         output: OutputOptions = assemble(OutputOptions, ctx.params)
         settings = {snake_case(option): ctx.params.get(option.name) for option in options(self)}
-        begun = session.Session(self.name, output, None, ctx.meta[_PROJECT], settings, origins(ctx, ctx.meta[_ORIGINS]))
+        checkpoints = named_checkpoints(self, ctx.params)
+        begun = session.Session(
+            self.name, output, None, ctx.meta[_PROJECT], settings, origins(ctx, ctx.meta[_ORIGINS]), checkpoints
+        )
         session.begin(begun)
         output = _one_format(output, begun.origins)
         if tables := getattr(self.callback, "tables", ()):
             check_table(output.table, tables)
-        input_files.name_inputs(_words(ctx.params), named_checkpoints(self, ctx.params))
+        input_files.name_inputs(_words(ctx.params), checkpoints)
         destination = prepare_output(output)
         settings = {**settings, "format": destination.format, "json": destination.format == "json"}
         ready = replace(begun, output=output, destination=destination, settings=settings)

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,6 +14,8 @@ from fromage_cli.terminal.plain import Nonfinite, plain
 
 SCHEMA = "fromage-diag/1"
 _SEVERITIES = ("info", "warn", "fail")
+WARNINGS, FAILURES = 10, 11
+"""Exit codes under `--fail-on`."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,13 @@ class Circumstances:
     command: str | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
     seconds: float | None = None
+    checkpoints: Sequence[str] = ()
+    """What the command line or the configuration names as checkpoints."""
+
+    @property
+    def fail_on(self) -> str:
+        """`warn`, `fail` or `never`."""
+        return str(self.settings.get("fail_on", "never"))
 
 
 def worst_severity(answer: Answer) -> str:
@@ -36,6 +45,17 @@ def status(answer: Answer) -> str:
         return "error"
     severity = worst_severity(answer)
     return "ok" if severity == "info" else severity
+
+
+def exit_code(result: Answer | FromageError, fail_on: str) -> int:
+    """That of an error, also of a partial answer's; else 10 for warnings and 11 for failures that `fail_on` counts."""
+    error = result.error if isinstance(result, Answer) else result
+    if error is not None:
+        return error.exit_code
+    assert isinstance(result, Answer)
+    severity = worst_severity(result)
+    counted = {"warn": WARNINGS if fail_on == "warn" else 0, "fail": 0 if fail_on == "never" else FAILURES}
+    return max(result.code, counted.get(severity, 0))
 
 
 def envelope(result: Answer | FromageError, circumstances: Circumstances) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from fromage_cli import stopping
 from fromage_cli.errors import FromageError, InputError, ResourceError, UsageError, words_of
 from fromage_cli.stopping import Interruption
 from fromage_cli.terminal import parsing, session, streams
-from fromage_cli.terminal.envelope import dumps, error_envelope
+from fromage_cli.terminal.documents import DOCUMENTS, document
+from fromage_cli.terminal.github import append_summary
 from fromage_cli.terminal.output import EXTENSIONS, write_file
 from fromage_cli.terminal.words import nearest, visible
 
@@ -150,8 +151,8 @@ def _lines(text: str) -> list[str]:
 class Asked:
     """What the arguments ask of a message."""
 
-    json: str | None
-    """`json` or `jsonl` where a program reads the answer."""
+    document: str | None
+    """The format where a program reads the answer and its errors: `json`, `github` …"""
     output: Path | None
     """The file that the answer goes to; None is standard output."""
     verbose: bool
@@ -169,12 +170,12 @@ def asked(args: Sequence[str], environment: Mapping[str, str] | None = None) -> 
     if format == "auto":
         format = EXTENSIONS.get(PurePath(output).suffix.lower(), "auto")
     file = parsing.answer_file(output) if output.strip() else None
-    json = "json" if "--json" in words else format if format in ("json", "jsonl") else None
-    if running.destination is not None and running.destination.json:
-        json = running.destination.format
+    kind = "json" if "--json" in words else format if format in DOCUMENTS else None
+    if running.destination is not None and running.destination.document:
+        kind = running.destination.format
     short = "".join(word[1:] for word in words if word[:1] == "-" and word[1:].isalpha())
     return Asked(
-        json=json,
+        document=kind,
         output=running.destination.path if running.destination is not None else file,
         verbose=running.output.verbose or "--verbose" in words or "v" in short,
         debug=running.output.debug or "--debug" in words,
@@ -194,21 +195,25 @@ def _value(words: Sequence[str], option: str) -> str | None:
 
 
 def report(error: BaseException, args: Sequence[str]) -> int:
-    """Say the error on standard error, and as an envelope where the answer goes if JSON is asked for; its exit code.
+    """Say the error on standard error, and as a document where the answer goes if one is asked for; its exit code.
 
-    An envelope that has been delivered already, with a partial answer, holds the error and is not written again. A file
-    that exists is left as it is: standard output gets the envelope then.
+    A document that has been delivered already, with a partial answer, holds the error and is not written again. A file
+    that exists is left as it is, and standard output gets the document. But what CI and Prometheus read tells of the
+    last call: with `--force` it replaces the file of the one before.
     """
     failure, wanted, running = understood(error), asked(args), session.current()
     if wanted.debug:
         streams.say("".join(traceback.format_exception(error)).rstrip())
     streams.say("\n".join(message_lines(failure, wanted.verbose)))
-    if wanted.json is None or running.delivered:
+    if wanted.document is None or running.delivered:
         return failure.exit_code
-    text = dumps(error_envelope(failure, running.circumstances), indent=2 if wanted.json == "json" else None)
+    text = document(wanted.document, [failure], running.circumstances)
+    if wanted.document == "github":
+        append_summary([failure], running.circumstances)
+    renewed = wanted.document in ("junit", "prom") and running.destination is not None and running.destination.force
     with contextlib.suppress(FromageError):
         if wanted.output is not None:
-            write_file(wanted.output, text)
+            write_file(wanted.output, text, force=renewed)
             return failure.exit_code
     with contextlib.suppress(InputError):
         streams.write(streams.answer(), text)

@@ -14,7 +14,8 @@ from typing import Any
 from fromage_cli.errors import UsageError
 from fromage_cli.terminal.words import visible
 
-ENVELOPES, TABLES, PAGE = (".json", ".jsonl"), (".tsv", ".csv", ".md", ".svg", ".png"), ".txt"
+ENVELOPES, PAGE = (".json", ".jsonl"), ".txt"
+TABLES = (".tsv", ".csv", ".md", ".xml", ".prom", ".svg", ".png")
 """What answers and pictures end in."""
 HEAD = 30
 """Bytes in which a table tells its columns."""

@@ -16,7 +16,7 @@ from fromage_cli.problem.user_code.forms import BUILT_IN_LOSSES
 from fromage_cli.terminal import parsing
 from fromage_cli.terminal.answer import Answer, Answers, EstimateResult
 
-Format = Literal["auto", "rich", "tsv", "csv", "json", "jsonl", "md"]
+Format = Literal["auto", "rich", "tsv", "csv", "json", "jsonl", "md", "github", "junit", "prom"]
 Color = Literal["auto", "always", "never"]
 FailOn = Literal["warn", "fail", "never"]
 
@@ -263,8 +263,8 @@ class OutputOptions:
             "Output",
             "--format",
             metavar="NAME",
-            help="rich (a page), tsv, csv or md (one table), json or jsonl (everything). auto: rich in a terminal, tsv "
-            "in a pipe.",
+            help="A page: rich. One table: tsv, csv, md. Everything: json, jsonl. Findings: github, junit, prom. auto: "
+            "rich in a terminal, tsv in a pipe.",
             show_default=False,
         ),
     ] = "auto"

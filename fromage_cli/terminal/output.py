@@ -9,10 +9,12 @@ from pathlib import Path
 from fromage_cli import stopping
 from fromage_cli.errors import InputError, UsageError
 from fromage_cli.terminal import input_files, session, streams
+from fromage_cli.terminal.documents import DOCUMENTS
 from fromage_cli.terminal.options import OutputOptions
 from fromage_cli.terminal.words import visible
 
 EXTENSIONS = {".json": "json", ".jsonl": "jsonl", ".tsv": "tsv", ".csv": "csv", ".md": "md", ".txt": "rich"}
+EXTENSIONS |= {".xml": "junit", ".prom": "prom"}
 
 
 @dataclass(frozen=True)
@@ -20,16 +22,16 @@ class Destination:
     """Format and place of an answer, decided before anything is computed."""
 
     format: str
-    """One of rich, tsv, csv, json, jsonl, md."""
+    """One of rich, tsv, csv, md, or of the documents."""
     path: Path | None = None
     """None is standard output."""
     force: bool = False
     """An existing file may be replaced."""
 
     @property
-    def json(self) -> bool:
-        """Whether a program reads the answer as JSON."""
-        return self.format in ("json", "jsonl")
+    def document(self) -> bool:
+        """Whether a program reads the answer, or the error that stands in its place."""
+        return self.format in DOCUMENTS
 
 
 def prepare_output(options: OutputOptions) -> Destination:

@@ -83,12 +83,12 @@ def markdown(table: Table, findings: Sequence[Finding] = ()) -> str:
     rows = [_markdown_row(table.columns), "|" + " --- |" * len(table.columns), *map(_markdown_row, table.rows)]
     text = "\n".join(rows) + "\n"
     if findings:
-        text += "\n" + "".join(f"- {_marked(finding_line(finding))}\n" for finding in findings)
+        text += "\n" + "".join(f"- {marked(finding_line(finding))}\n" for finding in findings)
     return text
 
 
 def _markdown_row(row: Sequence[object]) -> str:
-    return "| " + " | ".join(_marked(_rounded(value)) for value in row) + " |"
+    return "| " + " | ".join(marked(_rounded(value)) for value in row) + " |"
 
 
 def _rounded(value: object) -> str:
@@ -96,7 +96,7 @@ def _rounded(value: object) -> str:
     return f"{value:.{DIGITS}g}" if isinstance(value, float) else cell(value)
 
 
-def _marked(text: str) -> str:
+def marked(text: str) -> str:
     """Text in which Markdown sees no markup."""
     return "".join(f"\\{character}" if character in "\\`*_[]<>|#" else character for character in text)
 

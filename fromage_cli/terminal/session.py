@@ -40,6 +40,8 @@ class Session:
     """Every flag in effect, in snake case."""
     origins: Mapping[str, str] = field(default_factory=dict)
     """Where each comes from: `command line`, `environment`, `project` or `default`."""
+    checkpoints: Sequence[str] = ()
+    """What is named as checkpoints, by the command line or the configuration."""
     directory: Path = field(default_factory=_working_directory)
     """The working directory as it was when the command began, which names of outputs are relative to."""
     started: float = field(default_factory=time.perf_counter)
@@ -49,7 +51,7 @@ class Session:
     @property
     def circumstances(self) -> Circumstances:
         """What the envelope says of this run, as of now."""
-        return Circumstances(self.command, self.settings, time.perf_counter() - self.started)
+        return Circumstances(self.command, self.settings, time.perf_counter() - self.started, self.checkpoints)
 
 
 _CURRENT: ContextVar[Session | None] = ContextVar("session", default=None)

@@ -9,13 +9,12 @@ from fromage_cli.findings import gravest_remedy
 from fromage_cli.terminal import rows, session, streams
 from fromage_cli.terminal.answer import Answer, Answers, PageStyle
 from fromage_cli.terminal.colours import console_on
-from fromage_cli.terminal.envelope import dumps, envelope, worst_severity
+from fromage_cli.terminal.documents import document
+from fromage_cli.terminal.envelope import exit_code, worst_severity
 from fromage_cli.terminal.failure import message_lines
+from fromage_cli.terminal.github import append_summary
 from fromage_cli.terminal.output import Destination, write_file
 from fromage_cli.terminal.words import ascii_words, visible
-
-WARNINGS = 10
-FAILURES = 11
 
 
 def show(given: Answers) -> int:
@@ -29,6 +28,8 @@ def show(given: Answers) -> int:
     destination = running.destination or Destination("rich")
     if answers:
         _deliver(rendered(results, destination), destination)
+        if destination.format == "github":
+            append_summary(results, running.circumstances)
     for answer in answers if not running.output.quiet else ():
         details = answer.details if destination.format != "rich" or running.output.verbose else ()
         for note in (*details, *answer.notes):
@@ -42,7 +43,7 @@ def show(given: Answers) -> int:
         streams.say("\n".join(message_lines(error, running.output.verbose)))
     if met:
         raise met[0]
-    return max((max(answer.code, exit_code(answer, running.output.fail_on)) for answer in answers), default=0)
+    return max((exit_code(answer, running.output.fail_on) for answer in answers), default=0)
 
 
 def _deliver(text: str, destination: Destination) -> None:
@@ -55,30 +56,18 @@ def _deliver(text: str, destination: Destination) -> None:
     session.deliver()
 
 
-def exit_code(answer: Answer, fail_on: str) -> int:
-    """0, or 10 for warnings and 11 for failures where `--fail-on` reaches them."""
-    severity = worst_severity(answer)
-    if severity == "fail" and fail_on in ("warn", "fail"):
-        return FAILURES
-    return WARNINGS if severity == "warn" and fail_on == "warn" else 0
-
-
 def rendered(results: Sequence[Answer | FromageError], destination: Destination) -> str:
-    """The answers as text in the destination's format; an error is an envelope where JSON is asked for, else nothing.
+    """The answers as text in the destination's format; an error is part of a document, else nothing.
 
-    Several are an array as JSON, and a line each as JSON lines. Pages stand one below the other. Tables become one,
-    with the checkpoint's path in front.
+    Pages stand one below the other. Tables become one, with the checkpoint's path in front.
     """
     answers = [result for result in results if isinstance(result, Answer)]
     if any(answer.alone is not None for answer in answers):
         return "".join(f"{answer.alone}\n" for answer in answers if answer.alone is not None)
     running = session.current()
     format = destination.format
-    if destination.json:
-        envelopes = [envelope(result, running.circumstances) for result in results]
-        if format == "jsonl":
-            return "".join(dumps(one, indent=None) for one in envelopes)
-        return dumps(envelopes[0] if len(envelopes) == 1 else envelopes)
+    if destination.document:
+        return document(format, results, running.circumstances)
     if format == "rich":
         if running.output.table is not None:
             raise UsageError("A page shows no --table; tsv, csv and md do.", hint="Add --format tsv.")

@@ -122,6 +122,11 @@ def visible(text: str) -> str:
     return "".join(_spelled(one) if unicodedata.category(one) in _INVISIBLE else one for one in text)
 
 
+def visible_lines(text: str) -> str:
+    """The same for a text of several lines, which stay apart."""
+    return "\n".join(map(visible, text.splitlines()))
+
+
 def _spelled(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 

@@ -82,7 +82,7 @@ ODD += [
 ]
 
 
-@pytest.mark.parametrize("form", ["rich", "tsv", "csv", "json", "jsonl", "md"])
+@pytest.mark.parametrize("form", ["rich", "tsv", "csv", "json", "jsonl", "md", "github", "junit", "prom"])
 def test_names_do_not_act(ask, tmp_path, form):
     tensors = {name: torch.full((2, 2), float("nan")) for name in ODD}
     save_file(tensors, tmp_path / "x.safetensors", {"step": "\x1b[31m", "\x1b": "\x1b"})

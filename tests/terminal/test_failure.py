@@ -60,7 +60,7 @@ def test_exceptions_in_our_own_family(error, kind):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "environment", "json"),
+    ("arguments", "environment", "document"),
     [
         (["x", "--json"], {}, "json"),
         (["x", "--format", "jsonl"], {}, "jsonl"),
@@ -73,11 +73,14 @@ def test_exceptions_in_our_own_family(error, kind):
         (["x"], {"FROMAGE_DIAG_FORMAT": "json"}, "json"),
         (["x", "--format", "tsv"], {"FROMAGE_DIAG_FORMAT": "json"}, None),
         (["x", "--format"], {}, None),
+        (["x", "--format", "GitHub"], {}, "github"),
+        (["x", "-o", "a.xml"], {}, "junit"),
+        (["x", "-oa.prom"], {}, "prom"),
         ([], {}, None),
     ],
 )
-def test_json_asked_for_by_bare_arguments(arguments, environment, json):
-    assert asked(arguments, environment).json == json
+def test_a_document_asked_for_by_bare_arguments(arguments, environment, document):
+    assert asked(arguments, environment).document == document
 
 
 def test_verbose_and_debug_by_bare_arguments():

@@ -99,7 +99,10 @@ def test_a_picture_is_no_input_either(run_files, capsys):
     assert (code, "input" in words, Path("rows.svg").read_text()[:2]) == (2, True, "[["), words
 
 
-@pytest.mark.parametrize("name", ["answer.json", "answer.jsonl", "answer.tsv", "answer.csv", "answer.md", "answer.txt"])
+@pytest.mark.parametrize(
+    "name",
+    ["answer.json", "answer.jsonl", "answer.tsv", "answer.csv", "answer.md", "answer.txt", "answer.xml", "answer.prom"],
+)
 def test_a_former_answer_is_replaced_wherever_it_lies(run_files, capsys, name):
     for flags in ([], ["--force"]):
         code, words = outcome(capsys, "inspect", "run", "-o", f"run/{name}", *flags)

@@ -18,7 +18,16 @@ def listing() -> list[str]:
 
 @pytest.mark.parametrize(
     ("name", "format"),
-    [("a.json", "json"), ("a.JSONL", "jsonl"), ("a.tsv", "tsv"), ("a.csv", "csv"), ("a.md", "md"), ("a.txt", "rich")],
+    [
+        ("a.json", "json"),
+        ("a.JSONL", "jsonl"),
+        ("a.tsv", "tsv"),
+        ("a.csv", "csv"),
+        ("a.md", "md"),
+        ("a.txt", "rich"),
+        ("a.xml", "junit"),
+        ("a.prom", "prom"),
+    ],
 )
 def test_format_by_extension(clean, name, format):
     assert prepare_output(OutputOptions(output=Path(name))) == Destination(format, Path(name))
@@ -26,7 +35,7 @@ def test_format_by_extension(clean, name, format):
     assert prepare_output(OutputOptions(output=Path(name), json=True)).format == "json"
 
 
-@pytest.mark.parametrize("name", ["a.xml", "a", "json"])
+@pytest.mark.parametrize("name", ["a.html", "a", "json"])
 def test_an_unknown_extension_is_refused(clean, name):
     with pytest.raises(UsageError, match="extension") as error:
         prepare_output(OutputOptions(output=Path(name)))

@@ -62,7 +62,7 @@ def command(
     from fromage_cli.diagnostics.check.comparisons import Answered, find_out_of_line
     from fromage_cli.diagnostics.check.findings import in_order, judge, verdict_of
     from fromage_cli.diagnostics.check.measure import Examination
-    from fromage_cli.diagnostics.check.render import advise, changes, finding_table, headline, render
+    from fromage_cli.diagnostics.check.render import advise, changes, finding_table, headline, looks, render
     from fromage_cli.diagnostics.check.result import NO_BASELINE, CheckResult, Comparison
     from fromage_cli.diagnostics.check.rules import apply, read_rules
     from fromage_cli.missing import Missing
@@ -116,6 +116,7 @@ def command(
         },
         findings=findings,
         told=tuple({one.code for one in findings}),
+        looks=looks(result, findings),
         header=(short_place(record),),
         advice="" if examination.error is not None else advise(result.verdict, findings),
         checkpoints=tuple(map(checkpoint_record, series.checkpoints)),

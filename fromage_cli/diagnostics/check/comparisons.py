@@ -54,6 +54,13 @@ class Answered:
         return () if self.norms is None else [one for one in self.norms.layers if len(one.norms) > 1]
 
     @property
+    def warms_up(self) -> bool:
+        """Whether the learning rate of the last file is above that of the one before."""
+        files = () if self.state is None else self.state.files[-2:]
+        rates = [rate for one in files if (rate := known(one.learning_rate)) is not None]
+        return len(rates) == 2 and rates[1] > rates[0]
+
+    @property
     def factor(self) -> float | None:
         """The median over layers of the last norm by the first one."""
         factors = [factor for one in self.layers if not one.unchanged and (factor := known(one.first_to_last))]

@@ -1,6 +1,7 @@
 """All findings together, and the verdict that the gravest makes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.check.comparisons import Answered, judge_together
@@ -9,6 +10,8 @@ from fromage_cli.findings import Finding
 
 ORDER = ("fail", "warn", "info")
 OPENINGS: dict[Verdict, str] = {"stop": "Stop", "look": "Look at this", "go": "Go on"}
+USUAL_IN_WARM_UP = ("no-better-than-guessing",)
+"""Codes that are for information while the learning rate rises from one checkpoint to the next."""
 LEFT_OUT = ("scale-invariance-untested",)
 """What the commands say of their own reach, which is no verdict on the run."""
 
@@ -18,7 +21,8 @@ def judge(answered: Answered, out_of_line: Sequence[OutOfLine], told: Sequence[F
     together = judge_together(answered, out_of_line)
     every: dict[tuple[str, str | None], Finding] = {}
     for one in (*together, *told):
-        every.setdefault((one.code, one.layer), one)
+        early = one.code in USUAL_IN_WARM_UP and answered.warms_up
+        every.setdefault((one.code, one.layer), replace(one, severity="info") if early else one)
     return in_order([one for one in every.values() if one.code not in LEFT_OUT])
 
 

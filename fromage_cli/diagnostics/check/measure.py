@@ -89,9 +89,9 @@ class Examination:
     def numbers(self) -> Iterator[Number]:
         """The numbers of all summaries."""
         for command, answer in self.answers.items():
-            for name, value, unit in answer.tables["summary"]().rows if "summary" in answer.tables else ():
+            for name, value, unit in answer.numbers:
                 if isinstance(value, int | float) and math.isfinite(value):
-                    yield Number(command, str(name), float(value), str(unit))
+                    yield Number(command, name, float(value), unit)
 
     @property
     def cost(self) -> Estimate:

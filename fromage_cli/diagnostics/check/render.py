@@ -8,10 +8,11 @@ from rich.text import Text
 
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.check.findings import sentence
+from fromage_cli.diagnostics.check.forward_pass import FORWARD_PASS
 from fromage_cli.diagnostics.check.result import CheckResult, Comparison, Verdict
 from fromage_cli.diagnostics.check.rules import RULES
 from fromage_cli.findings import Finding, gravest_remedy
-from fromage_cli.terminal.answer import PageStyle, Table, records, summary
+from fromage_cli.terminal.answer import Look, PageStyle, Table, records, summary
 from fromage_cli.terminal.tables import finding_list, prose
 
 SHOWN = 5
@@ -34,7 +35,7 @@ def render(result: CheckResult, findings: Sequence[Finding], style: PageStyle) -
             page.append(prose(f"{' and '.join(hidden)}: -v", style, "dim"))
     if isinstance(result.baseline, Comparison):
         page.append(prose(in_words(result.baseline), style))
-    troubled = {RULES[one.code].command for one in grave if one.code in RULES}
+    troubled = {told_by(one) for one in grave}
     if well := [command for command in result.looked if command not in troubled]:
         page.append(prose(f"Nothing wrong: {', '.join(well)}.", style))
     for reason in dict.fromkeys(one.reason for one in result.skipped):
@@ -45,9 +46,24 @@ def render(result: CheckResult, findings: Sequence[Finding], style: PageStyle) -
 
 def with_source(finding: Finding) -> Finding:
     """The finding with the command that tells more of it."""
-    rule = RULES.get(finding.code)
-    known = rule is not None and rule.command != "check" and not finding.message.endswith(f": {finding.layer}")
-    return replace(finding, message=f"{finding.message} ({rule.command})") if rule is not None and known else finding
+    source = told_by(finding)
+    if source in ("check", FORWARD_PASS) or finding.message.endswith(f": {finding.layer}"):
+        return finding
+    return replace(finding, message=f"{finding.message} ({source})")
+
+
+def told_by(finding: Finding) -> str:
+    """The command that tells more of a finding: `check` itself where it compares what others have read."""
+    return RULES[finding.code].command if finding.code in RULES else "check"
+
+
+def looks(result: CheckResult, findings: Sequence[Finding]) -> tuple[Look, ...]:
+    """What each command had to say, `check` itself first."""
+    looked = [
+        Look(command, tuple(one for one in findings if told_by(one) == command))
+        for command in ("check", *result.looked)
+    ]
+    return (*looked, *(Look(one.command, skipped=one.reason) for one in result.skipped))
 
 
 def in_words(baseline: Comparison) -> str:
@@ -70,10 +86,7 @@ def advise(verdict: Verdict, findings: Sequence[Finding]) -> str:
 def finding_table(findings: Sequence[Finding]) -> Table:
     """Every finding with the command that tells more."""
     rows = [
-        (
-            RULES[one.code].command if one.code in RULES else "check",
-            *(one.severity, one.code, one.layer, one.message, one.value, one.limit, one.hint),
-        )
+        (told_by(one), one.severity, one.code, one.layer, one.message, one.value, one.limit, one.hint)
         for one in findings
     ]
     return Table(("command", "severity", "code", "layer", "message", "value", "limit", "hint"), tuple(rows))

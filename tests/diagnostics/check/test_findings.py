@@ -1,5 +1,7 @@
 """What is judged over all commands."""
 
+from types import SimpleNamespace
+
 from fromage_cli.diagnostics.check.comparisons import Answered
 from fromage_cli.diagnostics.check.findings import judge, sentence, verdict_of
 from fromage_cli.findings import Finding
@@ -22,3 +24,11 @@ def test_the_gravest_comes_first_and_each_stands_once() -> None:
 
 def test_what_a_command_says_of_its_own_reach_is_no_verdict() -> None:
     assert judge(Answered(), (), (Finding("scale-invariance-untested", "warn", "not tested"),)) == ()
+
+
+def test_a_network_that_has_not_learned_yet_is_no_warning_while_the_rate_rises() -> None:
+    early = Finding("no-better-than-guessing", "warn", "not learned yet")
+    for rates, severity in (((0.1, 0.2), "info"), ((0.2, 0.2), "warn"), ((0.2,), "warn"), ((None, 0.2), "warn")):
+        files = [SimpleNamespace(learning_rate=rate) for rate in rates]
+        answered = Answered(state=SimpleNamespace(files=files, groups=()))
+        assert [one.severity for one in judge(answered, (), (early,))] == [severity]

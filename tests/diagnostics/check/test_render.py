@@ -4,10 +4,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from fromage_cli.diagnostics.check.render import advise, changes, finding_table, headline, render
+from fromage_cli.diagnostics.check.render import advise, changes, finding_table, headline, looks, render
 from fromage_cli.diagnostics.check.result import NO_BASELINE, Change, CheckResult, Comparison, Skipped, Verdict
 from fromage_cli.findings import Finding
 from fromage_cli.missing import Missing
+from fromage_cli.terminal.answer import Look
 from tests.diagnostics.pages import compare, drawn
 
 golden = partial(compare, Path(__file__).parent / "golden")
@@ -53,3 +54,9 @@ def test_tables() -> None:
     before = Comparison("b.json", None, "go", (), (), (), (Change("norms", "growth", 1.0, 2.0),))
     assert changes(found("go", before)).rows == (("norms", "growth", 1.0, 2.0),)
     assert changes(found("go")).rows == ()
+    assert looks(found("look"), (far, WARN)) == (
+        Look("check", (WARN,)),
+        Look("inspect"),
+        Look("norms", (far,)),
+        *(Look(one.command, skipped=one.reason) for one in SKIPPED),
+    )
