@@ -7,7 +7,7 @@
 `train` trains the runs of early_warning_recipes.py and writes ten checkpoints of each (10 minutes of one core). Runs
 that DIR already holds are left out.
 `judge` asks `check` at each of them in this process (40 minutes of one core): with files alone at every checkpoint, and
-with the network and a batch at every second. Answers that CSV already holds are left out, so that it goes on where it
+with the network and a batch at four of them. Answers that CSV already holds are left out, so that it goes on where it
 was stopped. The losses of all runs go to a table beside CSV.
 `report` prints the tables of docs/early-warning.md, or puts them into it, and draws its picture.
 """
@@ -32,7 +32,7 @@ from early_warning_report import RESULTS, losses_beside, report
 from run_study_measuring import append_row, ask, model_words, short, steps_of
 from run_study_training import Recipe, train_run
 
-WITH_NETWORK = (1, 3, 5, 7, 9)
+WITH_NETWORK = (1, 3, 5, 9)
 """Places of the checkpoints, from 0, at which the network is given as well."""
 
 
@@ -54,6 +54,11 @@ def train(given: argparse.Namespace) -> None:
         )
 
 
+def trained(runs: Path) -> list[Recipe]:
+    """Return the recipes to judge whose runs are there."""
+    return [recipe for recipe in JUDGED if (runs / recipe.name / "run.json").exists()]
+
+
 def record_of(name: str, runs: Path) -> Any:
     """Return what training wrote of a run's losses."""
     return json.loads((runs / name / "run.json").read_text(encoding="utf-8"))
@@ -62,7 +67,7 @@ def record_of(name: str, runs: Path) -> Any:
 def write_losses(path: Path, runs: Path) -> None:
     """Write a row for each run: what it is, its last losses, and when its losses alone show that it goes wrong."""
     path.unlink(missing_ok=True)
-    for recipe in JUDGED:
+    for recipe in trained(runs):
         record = record_of(recipe.name, runs)
         twin = record_of(recipe.twin, runs) if recipe.twin else None
         network = getattr(networks, recipe.network)(**recipe.arguments)
@@ -100,7 +105,7 @@ def judge(given: argparse.Namespace) -> None:
     if given.results.exists():
         with given.results.open(encoding="utf-8", newline="") as file:
             done = {(row["run"], int(row["step"]), row["network"]) for row in csv.DictReader(file)}
-    for recipe in chosen(JUDGED, given.only):
+    for recipe in chosen(trained(given.runs), given.only):
         for place, step in enumerate(steps_of(recipe, given.runs)):
             for network in ("0", "1") if place in given.with_network else ("0",):
                 if (recipe.name, step, network) in done:

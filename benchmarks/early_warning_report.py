@@ -15,6 +15,7 @@ INPUTS = ("files", "network")
 HALVES = ("choosing", "testing")
 GATES = ("outlier", "doubled")
 """The alarms by the loss alone: see early_warning_losses.py."""
+LEADS = ("lead over being behind", "lead over the loss's alarms")
 GROUPS = ("goes wrong", "stays", "healthy")
 DRAWN = (
     ("check, files", "files", "tab:blue", "o"),
@@ -119,20 +120,26 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (head, ["---"] * len(head), *rows))
 
 
-def place(runs: Sequence[Run], event: Callable[[Run], int | None]) -> str:
+def event(name: str) -> Callable[[Run], int | None]:
+    """Return what gives the step of this event in a run."""
+    return lambda run: run.events[name]
+
+
+def place(runs: Sequence[Run], happens: Callable[[Run], int | None]) -> str:
     """The median share of the run at which something happens, and in how many runs it does."""
-    shares = [step / run.steps for run in runs if (step := event(run)) is not None]
+    shares = [step / run.steps for run in runs if (step := happens(run)) is not None]
     return f"{median(shares):.0%} ({len(shares)} of {len(runs)})" if shares else f"never (0 of {len(runs)})"
 
 
-def lead(runs: Sequence[Run]) -> str:
-    """The median lead of `check` over the loss where both give an alarm, and how many runs only one of them sees."""
-    leads = [(run.gate - run.warned) / run.steps for run in runs if run.gate is not None and run.warned is not None]
+def lead(runs: Sequence[Run], happens: Callable[[Run], int | None]) -> str:
+    """The median lead of `check` where both it and another alarm come, and how many runs have only one of them."""
+    pairs = [(happens(run), run.warned, run.steps) for run in runs]
+    leads = [(other - own) / steps for other, own, steps in pairs if other is not None and own is not None]
+    alone = sum(other is None and own is not None for other, own, _ in pairs)
+    missed = sum(other is not None and own is None for other, own, _ in pairs)
     parts = [f"{median(leads):+.0%} ({len(leads)})"] if leads else []
-    only = sum(run.gate is None and run.warned is not None for run in runs)
-    missed = sum(run.gate is not None and run.warned is None for run in runs)
-    parts += [f"`check` alone: {only}"] if only else []
-    parts += [f"loss alone: {missed}"] if missed else []
+    parts += [f"`check` alone: {alone}"] if alone else []
+    parts += [f"`check` never: {missed}"] if missed else []
     return ", ".join(parts) or "neither"
 
 
@@ -142,11 +149,12 @@ def kinds_table(runs: Sequence[Run], group: str) -> str:
     rows = []
     for kind in [*dict.fromkeys(run.kind for run in of_group), "all"]:
         alike = [run for run in of_group if kind in (run.kind, "all")]
-        cells = [place(alike, lambda run, name=name: run.events[name]) for name in ("behind", *GATES, *INPUTS)]
+        cells = [place(alike, event(name)) for name in ("behind", *GATES, *INPUTS)]
         fails = place(alike, lambda run: least(run.first(given, FAILS) for given in INPUTS))
-        rows.append((kind, len(alike), *cells, fails, lead(alike)))
+        leads = [lead(alike, event("behind")), lead(alike, lambda run: run.gate)]
+        rows.append((kind, len(alike), *cells, fails, *leads))
     head = ("what is wrong", "runs", "behind its twin", "6 σ of the loss", "loss doubled")
-    return table((*head, "`check` warns, files", "`check` warns, network", "`check` fails", "lead over the loss"), rows)
+    return table((*head, "`check` warns, files", "`check` warns, network", "`check` fails", *LEADS), rows)
 
 
 def runs_table(runs: Sequence[Run]) -> str:
@@ -294,11 +302,11 @@ def draw(runs: Sequence[Run], path: Path) -> None:
         len(groups), 1, squeeze=False, gridspec_kw={"height_ratios": [max(1, len(k)) for k in kinds]}
     )
     for axes, group, named in zip(panes[:, 0], groups, kinds, strict=True):
-        for row, (title, event, color, mark) in enumerate(DRAWN):
+        for row, (title, name, color, mark) in enumerate(DRAWN):
             x, y = [], []
             for level, kind in enumerate(named):
                 alike = [run for run in runs if run.kind == kind]
-                steps = [run.events[event] for run in alike]
+                steps = [run.events[name] for run in alike]
                 x += [never if step is None else step / run.steps for step, run in zip(steps, alike, strict=True)]
                 y += [level + 0.16 * (row - 2)] * len(alike)
             axes.plot(x, y, mark, color=color, alpha=0.6, markersize=5, linestyle="none", label=title)
