@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import torch
-from run_study_measuring import measure_checkpoint, steps_of
+from run_study_measuring import append_row, measure_checkpoint, steps_of
 from run_study_recipes import RECIPES
 from run_study_report import report
 from run_study_training import Recipe, train_run
@@ -54,12 +54,7 @@ def measure(given: argparse.Namespace) -> None:
             if (recipe.name, step) in done or step / recipe.steps in given.leave_out:
                 continue
             row = measure_checkpoint(recipe, given.runs, place)
-            new = not given.results.exists()
-            with given.results.open("a", encoding="utf-8", newline="") as file:
-                writer = csv.DictWriter(file, list(row), lineterminator="\n")
-                if new:
-                    writer.writeheader()
-                writer.writerow(row)
+            append_row(given.results, row)
             print(f"{recipe.name} step {step}: {row['seconds']} s", flush=True)
 
 

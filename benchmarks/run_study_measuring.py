@@ -1,6 +1,7 @@
 """Measuring of the run study: the tool's commands at one checkpoint, and what is kept of their answers."""
 
 import contextlib
+import csv
 import io
 import json
 import math
@@ -75,13 +76,29 @@ def ask(words: Sequence[str], scratch: Path) -> Answer:
     return answer
 
 
+def model_words(recipe: Recipe) -> list[str]:
+    """Return the options that name the network."""
+    words = ["--model", f"{Path(__file__).parent / 'run_study_networks.py'}:{recipe.network}"]
+    for name, value in recipe.arguments.items():
+        words += ["--model-arg", f"{name}={json.dumps(value)}"]
+    return words
+
+
+def append_row(path: Path, row: dict[str, str]) -> None:
+    """Write one row to a table, and its head where the table is new."""
+    new = not path.exists()
+    with path.open("a", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(row), lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
 def answers(recipe: Recipe, folder: Path, place: int, scratch: Path) -> dict[str, Answer]:
     """Return the answers at one checkpoint, by command; series reach from the first checkpoint to this one."""
     files = [str(file) for file in sorted(folder.glob("step-*.pt"))]
     here, series = files[place], files[: place + 1]
-    model = ["--model", f"{Path(__file__).parent / 'run_study_networks.py'}:{recipe.network}"]
-    for name, value in recipe.arguments.items():
-        model += ["--model-arg", f"{name}={json.dumps(value)}"]
+    model = model_words(recipe)
     rows = ["--train-batch-size", str(recipe.batch_size)]
     asked = {
         "inspect": ["inspect", here],
@@ -270,11 +287,12 @@ def findings(found: dict[str, Answer]) -> Iterator[str]:
             codes.setdefault(finding["code"], []).append(finding)
         for code, alike in codes.items():
             gravest = max(alike, key=lambda one: ("info", "warn", "fail").index(one["severity"]))
-            value, limit = (_short(gravest[key]) for key in ("value", "limit"))
+            value, limit = (short(gravest[key]) for key in ("value", "limit"))
             yield f"{name}/{code}:{gravest['severity']}:{value}:{limit}:{len(alike)}"
 
 
-def _short(value: float | None) -> str:
+def short(value: float | None) -> str:
+    """Return four digits, or nothing for no number."""
     return "" if value is None else f"{value:.4g}"
 
 
@@ -301,9 +319,9 @@ def measure_checkpoint(recipe: Recipe, runs: Path, place: int) -> dict[str, str]
         "sick": str(int(bool(recipe.kind) and recipe.sick_from <= share <= recipe.sick_until)),
         "step": str(losses["step"]),
         "share": f"{share:.3g}",
-        "train": _short(losses["train"]),
-        "held_out": _short(losses["held_out"]),
-        "held_out_batch_statistics": _short(losses["held_out_batch_statistics"]),
+        "train": short(losses["train"]),
+        "held_out": short(losses["held_out"]),
+        "held_out_batch_statistics": short(losses["held_out_batch_statistics"]),
         "seconds": f"{time.process_time() - started:.1f}",
         "findings": " ".join(findings(found)),
-    } | {name: _short(numbers.get(name)) for name in QUANTITIES}
+    } | {name: short(numbers.get(name)) for name in QUANTITIES}

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import layer_norm, scaled_dot_product_attention
 
 
 def freeze(model: nn.Module, prefixes: Sequence[str]) -> nn.Module:
@@ -47,27 +47,31 @@ class PostNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention, causal or not."""
+    """Self-attention, causal or not; `qk_norm` normalises each query and key."""
 
-    def __init__(self, width: int, heads: int, causal: bool) -> None:
+    def __init__(self, width: int, heads: int, causal: bool, qk_norm: bool) -> None:
         super().__init__()
-        self.heads, self.causal = heads, causal
+        self.heads, self.causal, self.qk_norm = heads, causal, qk_norm
         self.input, self.output = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what the heads gather, rows × places × width."""
         queries, keys, values = self.input(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        if self.qk_norm:
+            queries, keys = (layer_norm(each, each.shape[-1:]) for each in (queries, keys))
         mixed = scaled_dot_product_attention(queries, keys, values, is_causal=self.causal)
         gathered: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return gathered
 
 
-def transformer(width: int, depth: int, causal: bool, norm: str, scale: float | None) -> nn.Sequential:
+def transformer(
+    width: int, depth: int, *, causal: bool, norm: str = "pre", scale: float | None = None, qk_norm: bool = False
+) -> nn.Sequential:
     """Return `depth` pairs of attention with two heads and a perceptron of three times the width."""
     parts: list[nn.Module] = []
     for _ in range(depth):
         mlp = nn.Sequential(nn.Linear(width, 3 * width), nn.GELU(), nn.Linear(3 * width, width))
-        for branch in (Attention(width, 2, causal), mlp):
+        for branch in (Attention(width, 2, causal, qk_norm), mlp):
             parts.append(PostNorm(width, branch) if norm == "post" else Residual(width, branch, scale))
     return nn.Sequential(*parts)
 
@@ -94,13 +98,15 @@ def gpt(
     width: int = 32,
     depth: int = 2,
     norm: str = "pre",
+    qk_norm: bool = False,
     vocabulary: int = 65,
     length: int = 32,
     frozen: Sequence[str] = (),
 ) -> nn.Module:
     """Return a GPT whose LayerNorm stands before each branch (`pre`) or behind each sum (`post`)."""
     last = nn.Identity() if norm == "post" else nn.LayerNorm(width)
-    return freeze(TextModel(vocabulary, length, width, transformer(width, depth, True, norm, None), last), frozen)
+    blocks = transformer(width, depth, causal=True, norm=norm, qk_norm=qk_norm)
+    return freeze(TextModel(vocabulary, length, width, blocks, last), frozen)
 
 
 class ImageModel(nn.Module):
@@ -130,7 +136,9 @@ def vit(
     frozen: Sequence[str] = (),
 ) -> nn.Module:
     """Return a small vision transformer; `scale` begins every branch at this LayerScale."""
-    return freeze(ImageModel(channels, size, patch, width, transformer(width, depth, False, "pre", scale)), frozen)
+    return freeze(
+        ImageModel(channels, size, patch, width, transformer(width, depth, causal=False, scale=scale)), frozen
+    )
 
 
 def mlp(inputs: int = 196, width: int = 48, depth: int = 3, frozen: Sequence[str] = ()) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Training of the run study: one run from its recipe to five checkpoints, with the batch and settings beside them."""
+"""Training of the run studies: one run from its recipe to its checkpoints, with the batch and settings beside them."""
 
 import json
 import math
@@ -22,7 +22,6 @@ from fromage_cli.optim import LARS, Lion
 Rows = tuple[Tensor, Tensor]
 Schedule = Callable[[float], float]
 """The rate at a place of the run, 0 to 1, as a share of the recipe's."""
-QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 DIAGNOSTIC_ROWS = {"text": 32, "mnist": 256, "cifar": 128}
 """Rows of the batch that the tool gets: the first that were trained on."""
 LENGTH = 32
@@ -67,6 +66,14 @@ class Recipe:
     forget: bool = False
     """Whether the optimizer loses its moments half-way."""
     seed: int = 0
+    checkpoints: int = 5
+    """How many, evenly from the first weights to the last."""
+    left_out: tuple[str, ...] = ()
+    """Beginnings of the names of trained parameters that the optimizer does not get."""
+    precision: str = "float32"
+    """Of the weights and the optimizer's state; there are no master copies."""
+    weighting: str = "constant"
+    """By how much the loss is multiplied in the course of the run: a name of SCHEDULES."""
 
     @property
     def half(self) -> str:
@@ -90,11 +97,14 @@ SCHEDULES: dict[str, Schedule] = {
     "warm-up 8 %": _warm(0.08),
     "warm-up 25 %": _warm(0.25),
     "warm-up 50 %": _warm(0.5),
+    "warm-up 100 %": _warm(1.0),
     "warm-up 200 %": _warm(2.0),
     "cosine": _cosine,
+    "cosine twice": lambda place: _cosine(2.0 * place - (place >= 0.5)),
     "warm-up 8 %, cosine": lambda place: _warm(0.08)(place) * _cosine(place),
     "jump × 30 at 40 %": lambda place: 30.0 if place >= 0.4 else 1.0,
     "jump × 10 at 40 %": lambda place: 10.0 if place >= 0.4 else 1.0,
+    "growth by 10⁵ from 30 %": lambda place: 10.0 ** (5.0 * max(0.0, place - 0.3) / 0.7),
 }
 
 
@@ -137,8 +147,12 @@ def data_of(recipe: Recipe, folder: Path) -> tuple[Rows, Rows]:
 
 
 def make_optimizer(recipe: Recipe, model: nn.Module) -> Optimizer:
-    """Return the optimizer on what is trained; vectors do not decay under AdamW and Lion."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    """Return the optimizer on what is trained and not left out; vectors do not decay under AdamW and Lion."""
+    trained = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and not name.startswith(recipe.left_out)
+    ]
     kinds: dict[str, Callable[..., Optimizer]] = {
         "sgd": SGD,
         "momentum": SGD,
@@ -202,7 +216,7 @@ def build(recipe: Recipe, runs: Path) -> nn.Module:
         model.load_state_dict(torch.load(last, weights_only=True)["model"])
     if recipe.change:
         CHANGES[recipe.change](model)
-    return model
+    return model.to(getattr(torch, recipe.precision))
 
 
 def batches(train: Rows, size: int, seed: int) -> Iterator[Rows]:
@@ -217,7 +231,9 @@ def batches(train: Rows, size: int, seed: int) -> Iterator[Rows]:
 
 def loss_of(model: nn.Module, batch: Rows) -> Tensor:
     """Return the cross-entropy per target, in nats."""
-    return cross_entropy(model(batch[0]).flatten(0, -2), batch[1].flatten())
+    precision = next(model.parameters()).dtype
+    x = batch[0].to(precision) if batch[0].is_floating_point() else batch[0]
+    return cross_entropy(model(x).flatten(0, -2).float(), batch[1].flatten())
 
 
 @torch.no_grad()
@@ -238,11 +254,11 @@ def train_run(recipe: Recipe, runs: Path, data: Path) -> dict[str, Any]:
     for old in folder.glob("step-*.pt"):
         old.unlink()
     train, held_out = data_of(recipe, data)
-    model, schedule = build(recipe, runs), SCHEDULES[recipe.schedule]
+    model, schedule, weighting = build(recipe, runs), SCHEDULES[recipe.schedule], SCHEDULES[recipe.weighting]
     optimizer, stream = make_optimizer(recipe, model), batches(train, recipe.batch_size, 1000 + recipe.seed)
     count = DIAGNOSTIC_ROWS[recipe.data]
     batch = train[0][:count].clone(), train[1][:count].clone()
-    wanted = {round(place * recipe.steps) for place in QUARTERS}
+    wanted = {round(place * recipe.steps / (recipe.checkpoints - 1)) for place in range(recipe.checkpoints)}
     seen: list[float] = []
     kept: list[dict[str, float]] = []
     for step in range(recipe.steps + 1):
@@ -265,7 +281,7 @@ def train_run(recipe: Recipe, runs: Path, data: Path) -> dict[str, Any]:
             model.train()
             loss = loss_of(model, next(stream))
             seen.append(loss.item())
-            loss.backward()
+            (weighting(step / recipe.steps) * loss).backward()
             optimizer.step()
     save_file({"x": batch[0], "y": batch[1]}, folder / "batch.safetensors")
     settings = {

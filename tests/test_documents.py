@@ -18,6 +18,7 @@ from fromage_cli.diagnostics import COMMANDS
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 STUDIES = {
+    "early-warning",
     "hugging-face-families",
     "hypergrad-study",
     "learning-rate-study",
