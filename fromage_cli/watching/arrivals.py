@@ -88,7 +88,9 @@ def _candidates(directory: Path) -> Iterator[tuple[Path, Path | None, int | None
     yield from ((step.path, step.weights, step.number, step.counts) for step in steps)
     numbered = {step.path for step in steps}
     own = weights_in(directory)
-    if own is not None and has_usual_name(own):
+    if own is not None and not has_usual_name(own):
+        own = None
+    if own is not None:
         yield directory, own, None, ""
     for name in sorted(names_in(directory)):
         path = directory / name

@@ -101,7 +101,7 @@ class Follower:
             pause(interval)
 
     def look(self) -> bool:
-        """Look once, and diagnose what is new, whole and at rest since the last look; returns whether anything changed."""
+        """Look once, and diagnose what is new, whole and at rest; returns whether anything changed."""
         if not self._written():
             return False
         try:

@@ -1,5 +1,6 @@
 """Where the numbers of a diagnosis go besides the log: TensorBoard and MLflow. A failure there is told, not fatal."""
 
+import hashlib
 import math
 import os
 import time
@@ -15,7 +16,7 @@ from fromage_cli.watching.log import verdict_in
 VERDICTS = ("go", "look", "stop")
 """Drawn as 0, 1 and 2."""
 TAG = "fromage-diag.log"
-"""What says of a run in MLflow which log it belongs to."""
+"""What says of a run in MLflow which log it belongs to: a hash of its path."""
 
 Sink = Callable[[int, float, Mapping[str, float]], None]
 """Takes a step, the time in seconds since 1970, and numbers by name."""
@@ -107,12 +108,14 @@ def _run_of(client: Any, log: Path) -> str:
     experiment = client.get_experiment_by_name(name)
     place = experiment.experiment_id if experiment is not None else client.create_experiment(name)
     text = str(log.absolute())
-    quoted = text.replace("\\", "\\\\").replace("'", "\\'")
-    found = client.search_runs([place], filter_string=f"tags.`{TAG}` = '{quoted}'", max_results=1)
+    mark = hashlib.sha256(text.encode()).hexdigest()[:16]  # a path may hold what a filter cannot
+    found = client.search_runs([place], filter_string=f"tags.`{TAG}` = '{mark}'", max_results=1)
     if found:
         return str(found[0].info.run_id)
     start = int(1000 * time.time())
-    made = client.create_run(place, start_time=start, tags={TAG: text}, run_name=f"watch {log.name}").info.run_id
+    made = client.create_run(
+        place, start_time=start, tags={TAG: mark, "log": text}, run_name=f"watch {log.name}"
+    ).info.run_id
     client.set_terminated(made)  # it takes numbers all the same, and a watch that is killed leaves nothing running
     return str(made)
 
