@@ -51,7 +51,7 @@ class Arrival:
     def why_incomplete(self) -> str:
         """Return what is missing from it, as a sentence, or nothing where it is whole.
 
-        A file in PyTorch's older format, or of msgpack, does not say how long it should be, and counts as whole.
+        Files in PyTorch's older format and of msgpack do not say their length, and count as whole.
         """
         try:
             if self.weights is None:

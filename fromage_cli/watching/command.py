@@ -33,6 +33,8 @@ from fromage_cli.watching.sinks import Sink, mlflow_sink, send, tensorboard_sink
 
 OWN = {"device", "time_limit", "estimate"}
 """Options that reach `check` in another way."""
+PASSED_ON = frozenset({session.COMMAND_LINE, "project"})
+"""Where a value comes from that `check` has to be given; it finds defaults and the environment by itself."""
 
 
 def _option(*names: str, help: str, **settings: Any) -> Any:
@@ -151,23 +153,22 @@ def _teller(
 
 
 def flags_of(groups: Sequence[Any], origins: Mapping[str, str]) -> list[str]:
-    """Return options as `check` takes them; it finds those of the environment and all defaults by itself."""
+    """Return the options that were given to this command as `check` takes them."""
     words: list[str] = []
     for group in groups:
         for entry in dataclasses.fields(group):
-            if entry.name in OWN or origins.get(entry.name) not in ("command line", "project"):
-                continue
-            words += _spelled(f"--{entry.name.replace('_', '-')}", getattr(group, entry.name))
+            if entry.name not in OWN and origins.get(entry.name) in PASSED_ON:
+                words += _spelled(entry.name.replace("_", "-"), getattr(group, entry.name))
     return words
 
 
-def _spelled(flag: str, value: object) -> Iterator[str]:
-    """Yield a flag with its value, or values, as typed."""
+def _spelled(name: str, value: object) -> Iterator[str]:
+    """Yield an option with its value, or values, as typed."""
     if isinstance(value, bool):
-        yield flag if value else f"--no-{flag.removeprefix('--')}"
+        yield f"--{'' if value else 'no-'}{name}"
     else:
         for one in value if isinstance(value, list | tuple) else [value]:
-            yield from (flag, str(one))
+            yield from (f"--{name}", str(one))
 
 
 def exit_code(log: WatchLog, fail_on: str) -> int:

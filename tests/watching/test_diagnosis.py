@@ -51,8 +51,10 @@ def test_the_words_of_a_call(instead: Callable[..., list[list[str]]]) -> None:
     calls = instead(child.Ended(0, json.dumps(envelope()), ""))
     assert diagnosed(["/r/a.pt"]).exit_code == 0
     assert calls == [
-        [sys.executable, "-m", "fromage_cli", "check", "--seed", "3", "--time-limit", "5.0s", "--json", "-q"]
-        + ["--", "/r/a.pt", "/r/new.pt", "gpus=", "limit=65"]
+        [
+            *(sys.executable, "-m", "fromage_cli", "check", "--seed", "3", "--time-limit", "5.0s", "--json", "-q"),
+            *("--", "/r/a.pt", "/r/new.pt", "gpus=", "limit=65"),
+        ]
     ]
 
 
