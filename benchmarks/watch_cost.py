@@ -36,8 +36,9 @@ def save(home: Path, step: int) -> None:
 
 
 def steps_in(log: Path) -> list[int]:
-    """The steps in a log, in its order."""
-    return [json.loads(line)["step"] for line in log.read_text().splitlines()] if log.exists() else []
+    """The steps in a log, in its order; a line that is being written does not count yet."""
+    whole = log.read_text().rpartition("\n")[0] if log.exists() else ""
+    return [json.loads(line)["step"] for line in whole.splitlines()]
 
 
 def resident(process: int) -> float:

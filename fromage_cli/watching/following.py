@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fromage_cli.checkpoints.storage.files import quoted
-from fromage_cli.errors import InputError
+from fromage_cli.errors import FromageError, InputError, words_of
 from fromage_cli.watching.arrivals import Arrival, arrivals
 from fromage_cli.watching.diagnosis import Diagnosis
 from fromage_cli.watching.fingerprint import content_of
@@ -46,8 +46,6 @@ class _Seen:
     state: str
     fault: str | None = None
     """Why it is incomplete, empty where it is whole; None before it was looked into."""
-    told: bool = False
-    """The person knows that it is incomplete, or that it changes all the time."""
 
 
 @dataclass
@@ -62,14 +60,14 @@ class Follower:
     say: Callable[[str], None]
     """A sentence for the person."""
     _seen: dict[Path, _Seen] = field(default_factory=dict)
-    _restless: set[Path] = field(default_factory=set)
-    """What changed while it was read, and the person knows."""
+    _told: set[Path] = field(default_factory=set)
+    """What is incomplete or changed while it was read, and the person knows."""
     _unwritten: Record | None = None
     """A diagnosis that the disk could not take yet."""
-    _trouble: str = ""
-    """What went wrong at the last look, with the directory or the log."""
-    _troubled: bool = False
-    """It has been told."""
+    _failures: int = 0
+    """Looks in a row at which the directory could not be read."""
+    _troubles: dict[str, str] = field(default_factory=dict)
+    """What does not work, and the person knows: by name, with the reason."""
 
     def follow(
         self,
@@ -95,7 +93,8 @@ class Follower:
             elif ending.idle is not None and clock() - last_change >= ending.idle:
                 why = f"nothing has changed for {ending.idle:g} s"
             if why and self._unwritten is not None:
-                raise InputError(f"The last diagnosis could not be written: {self._trouble}", hint="Make space there.")
+                reason = self._troubles.get("the log", "")
+                raise InputError(f"The last diagnosis could not be written: {reason}.", hint="Make space there.")
             if why:
                 return why
             pause(interval)
@@ -106,32 +105,37 @@ class Follower:
             return False
         try:
             found = arrivals(self.directory)
-        except InputError as error:
-            self._troubles(error.message)
+        except (FromageError, OSError) as error:
+            self._failures += 1
+            if self._failures > 1:  # one that is gone at the next look was a file on its way
+                self._fails("the directory", words_of(error))
             return False
-        if self._troubled:
-            self.say(f"note: {quoted(self.directory)} can be read again")
-        self._trouble, self._troubled = "", False
+        self._failures = 0
+        self._works("the directory")
         before, self._seen = self._seen, {}
         for one in found:
             seen = before.get(one.path)
             self._seen[one.path] = seen if seen and seen.state == one.state else _Seen(one.state)
         at_rest = [one for one in found if self._seen[one.path] is before.get(one.path)]
         whole = [one for one in at_rest if self._is_whole(one)]
-        self._restless &= self._seen.keys()
-        for one in whole:
-            if one.state not in self.log.states and self._written():
+        self._told &= self._seen.keys()
+        new = [one for one in whole if one.state not in self.log.states]
+        changed = bool(new) or len(at_rest) < len(found) or before.keys() != self._seen.keys()
+        for one in new:
+            if self._written():
                 self._take(one, earlier_than(one, whole))
-        return len(at_rest) < len(found) or before.keys() != self._seen.keys()
+        return changed
 
     def _is_whole(self, one: Arrival) -> bool:
         """Whether a checkpoint is complete; one that is not is told once, and looked into again when it changes."""
         seen = self._seen[one.path]
         if seen.fault is None:
-            seen.fault = "" if one.state in self.log.states else one.why_incomplete()
-        if seen.fault and not seen.told:
-            seen.told = True
-            self.say(f"note: incomplete: {seen.fault}")
+            try:
+                seen.fault = "" if one.state in self.log.states else one.why_incomplete()
+            except OSError:  # of a network file system: the next look may succeed
+                return False
+        if seen.fault:
+            self._tell_once(one, f"note: incomplete: {seen.fault}")
         return not seen.fault
 
     def _take(self, one: Arrival, earlier: Sequence[Arrival]) -> None:
@@ -145,9 +149,14 @@ class Follower:
         elif content in self.log.contents:
             self.log.states.add(one.state)
         else:
-            diagnosis = self.diagnose([each.path for each in earlier], one.path)
+            try:
+                diagnosis = self.diagnose([each.path for each in earlier], one.path)
+            except OSError as error:  # no memory for a process, say
+                self._fails("check", words_of(error))
+                return
+            self._works("check")
             if all(each.is_unchanged() for each in (*earlier, one)):
-                self._restless.discard(one.path)
+                self._told.discard(one.path)
                 self._unwritten = record_of(one, content, diagnosis)
                 self._written()
             else:
@@ -156,9 +165,14 @@ class Follower:
     def _changed(self, one: Arrival) -> None:
         """Forget what was found out about a checkpoint, so that it has to be at rest again first."""
         self._seen.pop(one.path, None)
-        if one.path.exists() and one.path not in self._restless:
-            self._restless.add(one.path)
-            self.say(f"note: {quoted(one.path)} changed while it was read, and is read again later")
+        if one.path.exists():
+            self._tell_once(one, f"note: {quoted(one.path)} changed while it was read, and is read again later")
+
+    def _tell_once(self, one: Arrival, sentence: str) -> None:
+        """Say something about a checkpoint, unless something was said since it was last diagnosed or not there."""
+        if one.path not in self._told:
+            self._told.add(one.path)
+            self.say(sentence)
 
     def _written(self) -> bool:
         """Whether every diagnosis is in the log; one that was not is written now, and told."""
@@ -166,20 +180,23 @@ class Follower:
             return True
         failure = self.log.append(self._unwritten)
         if failure is not None:
-            self._troubles(f"{quoted(self.log.path)} cannot be written: {failure.strerror}.", at_once=True)
+            self._fails("the log", f"{quoted(self.log.path)} cannot be written: {failure.strerror}")
             return False
         record, self._unwritten = self._unwritten, None
-        self._trouble, self._troubled = "", False
+        self._works("the log")
         self.tell(record)
         return True
 
-    def _troubles(self, sentence: str, *, at_once: bool = False) -> None:
-        """Tell a trouble that lasts; one that is gone at the next look may have been a file on its way."""
-        lasts = sentence == self._trouble
-        self._trouble = sentence
-        if (lasts or at_once) and not self._troubled:
-            self._troubled = True
-            self.say(f"note: {sentence} Waiting.")
+    def _fails(self, what: str, reason: str) -> None:
+        """Tell what does not work, once until it does."""
+        if what not in self._troubles:
+            self._troubles[what] = reason
+            self.say(f"note: waiting for {what}: {reason}")
+
+    def _works(self, what: str) -> None:
+        """Tell that something works again."""
+        if self._troubles.pop(what, None) is not None:
+            self.say(f"note: {what} works again")
 
 
 def earlier_than(one: Arrival, whole: Sequence[Arrival]) -> list[Arrival]:

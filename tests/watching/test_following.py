@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from fromage_cli.errors import InputError
 from fromage_cli.watching.diagnosis import Diagnosis
@@ -122,6 +124,49 @@ def test_one_that_vanishes_while_it_is_read_is_nothing_to_tell(save: Save, watch
     assert (watched.told, watched.said) == ([], [])
 
 
+def test_shards_that_come_one_by_one_are_told_once(watch: Watch, run_directory: Path) -> None:
+    home, names = run_directory / "step-5", [f"model-0000{part}-of-00003.safetensors" for part in (1, 2, 3)]
+    home.mkdir()
+    (home / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {f"w{part}": name for part, name in enumerate(names)}})
+    )
+    watched = watch()
+    for part, name in enumerate(names):
+        assert watched.looks(3) == []
+        save_file({f"w{part}": torch.ones(3)}, home / name)
+    assert watched.looks(3) == ["step-5"]
+    assert len(watched.said) == 1 and "incomplete" in watched.said[0]
+
+
+def test_what_cannot_be_started_is_tried_again(save: Save, watch: Watch) -> None:
+    def fails() -> None:
+        raise OSError(errno.EAGAIN, "no more processes")
+
+    save("step-1.pt")
+    watched = watch()
+    watched.meanwhile += [fails, fails]
+    assert watched.looks(5) == ["step-1.pt"] * 3
+    assert len(watched.told) == 1
+    assert [text.split(":")[0] for text in watched.said] == ["note"] * 2 and "no more processes" in watched.said[0]
+
+
+def test_a_directory_that_fails_at_one_look_is_nothing_to_tell(
+    save: Save, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(directory: Path) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    save("step-1.pt")
+    watched = watch()
+    for looks, told in ((1, 0), (3, 1)):
+        with monkeypatch.context() as broken:
+            broken.setattr("fromage_cli.watching.following.arrivals", stale)
+            watched.looks(looks)
+        assert len(watched.said) == told
+        watched.looks(2)
+    assert len(watched.told) == 1 and "works again" in watched.said[1]
+
+
 def test_the_first_and_the_latest_go_with_a_new_one(save: Save, watch: Watch) -> None:
     for step in range(1, 8):
         save(f"step-{step}.pt", float(step))
@@ -149,7 +194,7 @@ def test_a_directory_that_vanishes_is_told_and_waited_for(save: Save, watch: Wat
     watched.looks()
     shutil.move(run_directory, f"{run_directory}-away")
     assert watched.looks(5) == []
-    assert len(watched.said) == 1 and "does not exist" in watched.said[0] and "Waiting" in watched.said[0]
+    assert len(watched.said) == 1 and "waiting" in watched.said[0] and "does not exist" in watched.said[0]
     shutil.move(f"{run_directory}-away", run_directory)
     save("step-2.pt", 2.0)
     assert watched.looks(3) == ["step-2.pt"]
@@ -218,7 +263,20 @@ def test_it_ends_when_nothing_changes_and_what_grows_is_a_change(save: Save, wat
     grows = [lambda: path.open("ab").write(b"x")] * 6
     watched, clock = watch(), Clock(*grows)
     assert "5 s" in watched.follower.follow(Ending(idle=5.0), 1.0, clock.pause, clock)
-    assert clock.now == 6.0 + 5.0
+    assert clock.now == 6.0 + 1.0 + 5.0  # it grows, it is diagnosed, nothing changes
+
+
+def test_a_long_diagnosis_counts_as_a_change(save: Save, watch: Watch) -> None:
+    save("step-1.pt", 1.0)
+    watched, clock = watch(), Clock()
+
+    def long() -> None:
+        clock.now += 100.0
+        save("step-2.pt", 2.0)
+
+    watched.meanwhile.append(long)
+    watched.follower.follow(Ending(idle=5.0), 1.0, clock.pause, clock)
+    assert [record["step"] for record in watched.told] == [1, 2]
 
 
 def child(directory: Path, log: Path) -> None:
