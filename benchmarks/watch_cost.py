@@ -107,5 +107,7 @@ if __name__ == "__main__":
     parser.add_argument("--kills", type=int, default=50)
     asked = parser.parse_args()
     hash_rate(1.0)
-    memory_over(asked.checkpoints)
-    kills(asked.kills)
+    if asked.checkpoints:
+        memory_over(asked.checkpoints)
+    if asked.kills:
+        kills(asked.kills)

@@ -98,9 +98,10 @@ def command(
     try:
         sinks = [] if tensorboard is None else [tensorboard_sink(tensorboard)]
         sinks += [] if mlflow is None else [mlflow_sink(mlflow, log)]
-        flags = ["--device", run.device, "--fail-on", output.fail_on]
+        device = run.device if session.typed("device") else "cpu"  # a configuration means other commands by it
+        flags = ["--device", device, "--fail-on", output.fail_on]
         flags += flags_of((optimizer, model, batch, tensors, run), session.current().origins)
-        checked = Diagnostician(flags, run.time_limit or parsing.duration("1h"), hide_gpus=run.device == "cpu")
+        checked = Diagnostician(flags, run.time_limit or parsing.duration("1h"), hide_gpus=device == "cpu")
         tell = _teller(sinks, on_fail, kept.path, say)
         follower = Follower(Path(directory), kept, checked.diagnose, tell, say)
         why = follower.follow(Ending(once, until_step, idle), interval)

@@ -14,11 +14,14 @@ from pathlib import Path
 from fromage_cli import stopping
 from fromage_cli.errors import InputError
 from fromage_cli.terminal.envelope import dumps
+from fromage_cli.terminal.show import FAILURES, WARNINGS
 from fromage_cli.terminal.words import visible
 
 FIRST_KEY = "watched_at"
 """What every line of such a log begins with."""
 _OPENING = f'{{"{FIRST_KEY}": '.encode()
+VERDICTS_ALONE = (0, WARNINGS, FAILURES)
+"""Exit codes of a checkpoint that was judged in full."""
 _TAIL = 1 << 16
 """Bytes read at a time from the end, in search of the last line break."""
 
@@ -37,7 +40,7 @@ class WatchLog:
         self.verdicts: dict[str, int] = {}
         """How often each came; `none` where a checkpoint could not be judged."""
         self.first_error = 0
-        """Exit code of the first one that could not be judged."""
+        """Exit code of the first one that could not be judged, or not in full."""
         self._lock = _lock(self.path, say)
         try:
             self._read(say)
@@ -98,9 +101,9 @@ class WatchLog:
             self.highest_step = step if self.highest_step is None else max(step, self.highest_step)
         verdict = verdict_in(record)
         self.verdicts[verdict or "none"] = self.verdicts.get(verdict or "none", 0) + 1
-        if verdict is None:
-            code = record.get("exit_code")
-            self.first_error = self.first_error or (code if isinstance(code, int) else 1)
+        code = record.get("exit_code")
+        if isinstance(code, int) and code not in VERDICTS_ALONE:
+            self.first_error = self.first_error or code
 
 
 def verdict_in(record: Mapping[str, object]) -> str | None:

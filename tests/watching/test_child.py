@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fromage_cli import stopping
-from fromage_cli.watching.child import LOWEST_PRIORITY, Ended, run
+from fromage_cli.watching.child import PRIORITY, Ended, run
 
 
 def python(code: str, seconds: float = 60.0, **more: str) -> Ended:
@@ -24,9 +24,9 @@ def test_a_signal_is_told_as_a_negative_number() -> None:
     assert python("import os; os.kill(os.getpid(), 11)").code == -11
 
 
-def test_it_has_the_lowest_priority() -> None:
+def test_the_training_goes_first() -> None:
     ended = python("import os, time; time.sleep(.3); print(os.getpriority(os.PRIO_PROCESS, 0))")
-    assert int(ended.out) == LOWEST_PRIORITY
+    assert int(ended.out) == PRIORITY
 
 
 def alive(number: int) -> bool:

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -65,7 +64,6 @@ def test_a_run_is_judged_from_its_files(save: Save, call: Call, tmp_path: Path) 
     assert (tmp_path / "told").read_text() == "2 stop\n"
     found = records(tmp_path / "fromage-watch.jsonl")
     assert [(one["step"], one["exit_code"], one["command"]) for one in found] == [(1, 0, "check"), (2, 11, "check")]
-    assert found[1]["settings"]["device"] == "cpu"
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         *("step-1.safetensors", "step-2.pt", "step-3.safetensors")
     ]
@@ -149,14 +147,26 @@ def test_flags_that_were_typed_reach_check_as_they_were() -> None:
     ]
 
 
-def test_a_network_and_a_batch_reach_check(call: Call, tmp_path: Path) -> None:
-    samples = ROOT / "sample_checkpoints"
-    (tmp_path / "run").mkdir()
-    shutil.copy(samples / "char-gpt" / "step-000100.pt", tmp_path / "run")
-    model, batch = f"{samples / 'models.py'}:char_gpt", str(samples / "char-gpt" / "batch.safetensors")
-    assert call("run", "--once", "--interval", ".01", "--model", model, "--batch", batch)[0] == 0
+def test_a_network_and_a_batch_reach_check(run_directory: Path, call: Call, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("from torch import nn\ndef build(width): return nn.Linear(width, 2)\n")
+    torch.save(torch.nn.Linear(3, 2).state_dict(), run_directory / "step-1.pt")
+    torch.save({"x": torch.ones(4, 3), "y": torch.zeros(4, dtype=torch.long)}, tmp_path / "batch.pt")
+    more = ("--model", "net.py:build", "--model-arg", "width=3", "--batch", "batch.pt", "--lr", "0.1", "-q")
+    assert call("run", "--once", "--interval", ".01", *more, "--optimizer", "sgd")[0] == 0
     (found,) = records(tmp_path / "fromage-watch.jsonl")
-    assert found["result"]["looked"] == ["inspect", "state", "norms", "sharpness", "breakdown"]
+    assert found["result"]["looked"] == ["inspect", "norms", "sharpness", "breakdown"]
+    assert found["result"]["results"]["sharpness"]["learning_rate"] == 0.1
+
+
+@pytest.mark.parametrize(("typed", "device"), [((), "cpu"), (("--device", "auto"), "auto")])
+def test_a_device_is_used_only_where_it_is_typed(
+    save: Save, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: Sequence[str], device: str
+) -> None:
+    monkeypatch.setenv("FROMAGE_DIAG_DEVICE", "cuda")
+    save("step-1.pt")
+    call("run", "--once", "--interval", ".01", *typed)
+    (found,) = records(tmp_path / "fromage-watch.jsonl")
+    assert found["settings"]["device"] == device
 
 
 def test_one_that_cannot_be_judged_gives_its_exit_code(run_directory: Path, call: Call, tmp_path: Path) -> None:

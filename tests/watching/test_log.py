@@ -39,7 +39,7 @@ def test_what_was_written_is_known_again(tmp_path: Path) -> None:
     with opened(tmp_path / "log") as log:
         log.append(record("a", 5, "stop"))
         log.append(record("b", 3, None, 7))
-        log.append(record("c", None))
+        log.append(record("c", None, "go", 5))
     with opened(tmp_path / "log") as log:
         assert (log.contents, log.states) == ({"a", "b", "c"}, {"state of a", "state of b", "state of c"})
         assert (log.highest_step, log.first_error) == (5, 7)
