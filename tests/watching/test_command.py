@@ -1,5 +1,6 @@
 """`fromage-diag watch` as its user meets it: most of these tests run the program itself."""
 
+import hashlib
 import json
 import os
 import random
@@ -192,6 +193,23 @@ def test_a_signal_ends_it_with_its_check_and_the_log_is_whole(
     assert [one["step"] for one in records(tmp_path / "fromage-watch.jsonl")] == [1]
     running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=False).stdout
     assert str(tmp_path) not in running
+
+
+def test_one_that_is_overwritten_in_place_while_check_reads_it(save: Save, tmp_path: Path) -> None:
+    path, other = save("last.safetensors", 1.0), save("other/last.safetensors", float("nan")).read_bytes()
+    process = begun("run", "--interval", ".05", cwd=tmp_path)
+    try:
+        children = ["ps", "-o", "pid=", "--ppid", str(process.pid)]
+        while not subprocess.run(children, capture_output=True, check=False).stdout:
+            time.sleep(0.05)
+        with path.open("r+b") as file:
+            file.write(other)
+        assert process.stdout is not None and "Stop" in process.stdout.readline()
+    finally:
+        process.kill()
+        process.communicate()
+    (found,) = records(tmp_path / "fromage-watch.jsonl")
+    assert (found["content"], found["result"]["verdict"]) == (hashlib.sha256(other).hexdigest(), "stop")
 
 
 def test_a_second_watch_on_the_same_log_is_refused(run_directory: Path, tmp_path: Path) -> None:
