@@ -86,7 +86,7 @@ class Follower:
                 last_change = clock()
             looks += 1
             why = ""
-            if ending.step is not None and (self.log.highest_step or 0) >= ending.step:
+            if ending.step is not None and self.log.highest_step >= ending.step:
                 why = f"step {ending.step} is reached"
             elif ending.once and looks > 1:  # at the second look it shows what is at rest
                 why = "all that was there is diagnosed"

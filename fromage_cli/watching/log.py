@@ -36,7 +36,7 @@ class WatchLog:
         """Hashes of what was diagnosed."""
         self.states: set[str] = set()
         """States of files that hold such content, which need not be read again."""
-        self.highest_step: int | None = None
+        self.highest_step = -1  # before any
         self.verdicts: dict[str, int] = {}
         """How often each came; `none` where a checkpoint could not be judged."""
         self.first_error = 0
@@ -98,7 +98,7 @@ class WatchLog:
         self.contents.add(str(content))
         self.states.add(str(state))
         if isinstance(step, int):
-            self.highest_step = step if self.highest_step is None else max(step, self.highest_step)
+            self.highest_step = max(step, self.highest_step)
         verdict = verdict_in(record)
         self.verdicts[verdict or "none"] = self.verdicts.get(verdict or "none", 0) + 1
         code = record.get("exit_code")
