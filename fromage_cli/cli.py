@@ -22,13 +22,23 @@ _COMPLETION = "_FROMAGE_DIAG_COMPLETE"
 
 HELP = "Answers questions about a saved neural network: give it a checkpoint and a batch, no training loop."
 
-OWN_COMMANDS = {"trust": "Let code that this directory's configuration names run from now on."}
-"""Commands on the program itself, with the first line of their help."""
+OWN_COMMANDS = {
+    "watch": "Follow a training run: diagnose each new, complete checkpoint once.",
+    "trust": "Let code that this directory's configuration names run from now on.",
+}
+"""Commands that are no diagnostics, with the first line of their help."""
+OWN_MODULES = {"watch": "fromage_cli.watching.command", "trust": "fromage_cli.terminal.trust_command"}
 OWN_EXAMPLES = {
+    "watch": (
+        ("watch run/", "the files of each checkpoint, as they come"),
+        ("watch run/ --model net.py:build --batch data.npz --idle 2h", "with the network, until the run ends"),
+        ("watch run/ --on-fail 'scancel 1234'", "stop a job when its run is broken"),
+        ("watch run/ --once --interval 2", "what is there now, for cron"),
+    ),
     "trust": (
         ("trust .", "the fromage.toml here may name code"),
         ("trust --list", "what you trust so far"),
-    )
+    ),
 }
 FIRST_EXAMPLES = (
     ("breakdown checkpoint.safetensors", "what stands beside the checkpoint is found"),
@@ -52,9 +62,8 @@ EXIT_CODES = (
 
 def load_command(name: str) -> Callable[..., Answers]:
     """The function behind a command's name; its module imports neither torch nor numpy before it runs."""
-    own = f"fromage_cli.terminal.{name}_command"
     diagnostics = f"fromage_cli.diagnostics.{name.replace('-', '_')}.command"
-    command: Callable[..., Answers] = import_module(own if name in OWN_COMMANDS else diagnostics).command
+    command: Callable[..., Answers] = import_module(OWN_MODULES.get(name, diagnostics)).command
     return command
 
 

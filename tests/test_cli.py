@@ -15,7 +15,7 @@ import pytest
 from rich.progress import Progress
 
 from fromage_cli import __version__
-from fromage_cli.cli import build_program, load_command, main
+from fromage_cli.cli import OWN_COMMANDS, OWN_EXAMPLES, build_program, load_command, main
 from fromage_cli.diagnostics import COMMANDS, EXAMPLES, SYMPTOMS
 from fromage_cli.problem.evaluation.problem import Evaluations
 from fromage_cli.terminal.progress import _BAR, _Bar
@@ -72,7 +72,7 @@ def test_completion_names_the_commands(tmp_path):
     assert outcome.stdout.split() == ["measure"]
 
 
-@pytest.mark.parametrize("name", ["", *COMMANDS, "trust"])
+@pytest.mark.parametrize("name", ["", *COMMANDS, *OWN_COMMANDS])
 def test_help_fits_and_splits_no_word(name, tmp_path):
     outcome = run_python(f"from fromage_cli.cli import main; main(['{name or '--help'}', '-h'])", tmp_path)
     assert outcome.returncode == 0, outcome.stderr
@@ -84,10 +84,10 @@ def test_help_fits_and_splits_no_word(name, tmp_path):
     ]
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS | OWN_COMMANDS)
 def test_examples_take_flags_that_there_are(name):
     flags = {flag for parameter in build_program().command(name).params for flag in parameter.opts}
-    for line, words in EXAMPLES[name]:
+    for line, words in (EXAMPLES | OWN_EXAMPLES)[name]:
         assert f"{name} " in line and words
         assert {word for word in line.split(f"{name} ")[1].split() if word.startswith("--")} <= flags, line
 
@@ -103,7 +103,7 @@ def test_help_imports_neither_torch_nor_numpy(tmp_path):
     code = f"""
 import sys
 from fromage_cli import cli
-for arguments in [["--help"], *([name, "--help"] for name in {list(COMMANDS)!r})]:
+for arguments in [["--help"], *([name, "--help"] for name in {[*COMMANDS, *OWN_COMMANDS]!r})]:
     try:
         cli.main(arguments)
     except SystemExit as exit:
@@ -112,7 +112,7 @@ for arguments in [["--help"], *([name, "--help"] for name in {list(COMMANDS)!r})
 """
     outcome = run_python(code, tmp_path)
     assert outcome.returncode == 0, outcome.stderr
-    assert outcome.stdout.count("Usage: fromage-diag") == 1 + len(COMMANDS)
+    assert outcome.stdout.count("Usage: fromage-diag") == 1 + len(COMMANDS) + len(OWN_COMMANDS)
 
 
 @pytest.mark.parametrize(("arguments", "imported"), [(["--help"], []), (["norms", "--help"], ["norms"])])
@@ -131,10 +131,10 @@ assert found == {imported!r}, found
     assert outcome.returncode == 0, outcome.stderr
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS | {"watch": ""})
 def test_the_table_of_contents_has_each_commands_first_line(name):
     first_line, _, _ = inspect.getdoc(load_command(name)).partition("\n")
-    assert COMMANDS[name] == first_line
+    assert (COMMANDS | OWN_COMMANDS)[name] == first_line
 
 
 @pytest.mark.parametrize("direction", ["fromage", "adam"])

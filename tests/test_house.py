@@ -23,7 +23,10 @@ FOLDERS = sorted(path for path in (PACKAGE / "diagnostics").iterdir() if (path /
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 FILES_OF_A_DIAGNOSTIC = ("__init__.py", "result.py", "measure.py", "findings.py", "render.py", "command.py")
-LIGHT = ("checkpoints", "cli", "errors", "findings", "intake", "optimizers", "stopping", "terminal", "theory")
+LIGHT = (
+    *("checkpoints", "cli", "errors", "findings", "intake", "optimizers", "stopping", "terminal", "theory"),
+    "watching",
+)
 """Modules and packages that start without torch and numpy, and so does every diagnostic's `command`."""
 WITHOUT_A_SOURCE = {
     "test_documents.py",

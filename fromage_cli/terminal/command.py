@@ -112,7 +112,7 @@ class DiagnosticCommand(TyperCommand):
             for name in configuration.ignored_variables(os.environ, str(self.name), _flags(ctx)):
                 streams.say(f"note: {visible(name)} has no effect")
         streams.guard_answer()
-        with progress("reading"):
+        with contextlib.nullcontext() if getattr(self.callback, "lasting", False) else progress("reading"):
             answers = _run(super().invoke, ctx)
         return show(answers)
 

@@ -37,13 +37,15 @@ DATA_KEYS = frozenset(
 """What a file beside a checkpoint may declare; met in a project's configuration, those that are no flags are left."""
 RULES_KEY = "rule"
 """Tables that say what `check` makes of its findings; no flag."""
-ONE_CALL_ONLY = frozenset({"trust", "list", "remove"})
+ONE_CALL_ONLY = frozenset({"trust", "list", "remove", "on-fail"})
 """Flags that no configuration can give: they hold for one call."""
 WITHOUT_ENVIRONMENT = ONE_CALL_ONLY | {"ckpt", "force", "json", "value", "estimate", "output"}
+TOLD_TO_ON_FAIL = frozenset({PREFIX + name for name in ("CHECKPOINT", "STEP", "VERDICT", "LOG")})
+"""Variables of ours that the command of `--on-fail` finds; they mean nothing to a call of ours in it."""
 OF_OPTIMIZERS = frozenset({"lr", "momentum", "nesterov", "betas", "weight-decay"})
 """Flags that are settings of the optimizer that stands beside them in a configuration."""
 _TRUTHS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-_PATH_KEYS = frozenset({*CODE_FLAGS, "ckpt", "optimizer-state", "plot"})
+_PATH_KEYS = frozenset({*CODE_FLAGS, "ckpt", "optimizer-state", "plot", "log", "tensorboard"})
 
 
 def flag_values(project: ProjectConfiguration, command: str, flags: CommandFlags) -> dict[str, tuple[Any, str]]:
@@ -115,7 +117,7 @@ def environment_values(environment: Mapping[str, str], flags: Mapping[str, Flag]
 
 def ignored_variables(environment: Mapping[str, str], command: str, flags: CommandFlags) -> list[str]:
     """Variables with our prefix that mean nothing: no command has such a flag, or the flag has no variable."""
-    own = {variable(flag) for flag in flags[command] if flag not in WITHOUT_ENVIRONMENT}
+    own = {variable(flag) for flag in flags[command] if flag not in WITHOUT_ENVIRONMENT} | TOLD_TO_ON_FAIL
     others = sorted(name for name in environment if name.startswith(PREFIX) and name not in own)
     if not others:
         return []

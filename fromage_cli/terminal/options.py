@@ -321,17 +321,20 @@ class OutputOptions:
 
 
 Command = Callable[..., Answers]
+OF_AN_ANSWER = ("output", "force", "table", "show_all", "no_progress")
+"""Options that are about one answer at the end, and its bar."""
 
 
 def diagnostic(
-    *, tables: Sequence[str], estimate: bool, defaults: Mapping[str, object] | None = None
+    *, tables: Sequence[str], estimate: bool, defaults: Mapping[str, object] | None = None, lasting: bool = False
 ) -> Callable[[Command], Command]:
     """A function becomes a command: its groups of options are flattened into flags, `OutputOptions` are always there.
 
     `tables` names the tables of its answer, so that a wrong `--table` is refused before anything is computed.
     `estimate` says whether the command tells its cost: `--estimate` is a flag only then, and what the function returns
     under it must come from `estimate_answer`. `defaults` holds this command's own defaults of shared fields (`fail_on`,
-    `device` …).
+    `device` …). A `lasting` command runs until it is told to end and writes as it goes: it has no bar, no table and no
+    file of its answer.
     """
 
     def decorated(function: Command) -> Command:
@@ -345,6 +348,8 @@ def diagnostic(
             parameters.pop("estimate", None)
         elif "estimate" not in parameters:
             raise TypeError(f"{function.__module__} tells its cost, but takes no RunOptions with their --estimate")
+        for name in OF_AN_ANSWER if lasting else ():
+            parameters.pop(name, None)
         for name, value in (defaults or {}).items():
             parameters[name] = parameters[name].replace(default=value)
         for parameter in parameters.values():
@@ -367,6 +372,7 @@ def diagnostic(
         ordered = sorted(parameters.values(), key=lambda parameter: parameter.kind)
         command.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
         command.tables = tuple(tables)  # type: ignore[attr-defined]
+        command.lasting = lasting  # type: ignore[attr-defined]
         return command
 
     return decorated

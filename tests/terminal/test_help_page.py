@@ -26,7 +26,7 @@ def help_of(capsys, monkeypatch):
     return lines
 
 
-@pytest.mark.parametrize("name", [*COMMANDS, "trust"])
+@pytest.mark.parametrize("name", [*COMMANDS, "watch", "trust"])
 @pytest.mark.parametrize("flags", [("--help",), ("-h", "-v"), ("-vh",)])
 @pytest.mark.parametrize("columns", [60, 80, 120, 200])
 def test_every_option_is_named_in_whole_words(help_of, name, flags, columns):
@@ -41,7 +41,7 @@ def test_every_option_is_named_in_whole_words(help_of, name, flags, columns):
     assert "x>=" not in text and "<str>" not in text and "[required]" not in text
 
 
-@pytest.mark.parametrize("name", [*COMMANDS, "trust"])
+@pytest.mark.parametrize("name", [*COMMANDS, "watch", "trust"])
 def test_it_is_short_and_tells_how_to_see_all(help_of, name):
     short, long = help_of(name, "--help"), help_of(name, "--help", "--verbose")
     assert len(short) <= LINES.get(name, 90)

@@ -12,12 +12,17 @@ from fromage_cli.checkpoints.formats.distributed_metadata import read_metadata
 from fromage_cli.checkpoints.formats.distributed_safetensors import files_of_ranks, is_shard_of_rank
 from fromage_cli.checkpoints.formats.safetensors_file import read_header
 from fromage_cli.checkpoints.formats.sharded import is_index, read_index
+from fromage_cli.checkpoints.formats.zip_directory import read_directory
 from fromage_cli.checkpoints.names.library_files import METADATA
 from fromage_cli.checkpoints.names.naming import listed
 from fromage_cli.checkpoints.names.steps import order_in_name, words_in
-from fromage_cli.checkpoints.storage.files import names_in, quoted, status_of
+from fromage_cli.checkpoints.storage.files import names_in, opened, quoted, status_of
+from fromage_cli.checkpoints.storage.sources import Source
 from fromage_cli.counting import counted
 from fromage_cli.errors import InputError
+
+ARCHIVE = b"PK\x03\x04"
+"""How a ZIP archive begins."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ def find_series(path: Path) -> Series:
         return Series((path,))
     if own_weights(path):
         return Series((path,), _steps_below(path))
-    candidates, notes = _one_each(_numbered(path))
+    candidates, notes = one_each(numbered_steps(path))
     faults = {step.path: fault for step in candidates if (fault := _fault(step))}
     if len(faults) == len(candidates):
         raise without_weights(path, tuple(faults.values()))
@@ -57,7 +62,7 @@ def find_series(path: Path) -> Series:
 
 def _steps_below(directory: Path) -> tuple[str, ...]:
     """Return a note on the steps in a directory that has weights of its own, as trainers leave it after a run."""
-    steps = [step.path for step in _numbered(directory) if step.path.is_dir()]
+    steps = [step.path for step in numbered_steps(directory) if step.path.is_dir()]
     if not steps:
         return ()
     patterns = dict.fromkeys(str(directory / re.sub("[0-9].*", "*", step.name)) for step in steps)
@@ -72,7 +77,7 @@ def highest_step(directory: Path) -> tuple[Step, tuple[str, ...], tuple[str, ...
 
     Raises InputError when there is none.
     """
-    candidates, _ = _one_each(_numbered(directory))
+    candidates, _ = one_each(numbered_steps(directory))
     faults: list[str] = []
     for step in reversed(candidates):
         if fault := _fault(step):
@@ -83,7 +88,7 @@ def highest_step(directory: Path) -> tuple[Step, tuple[str, ...], tuple[str, ...
     raise without_weights(directory, tuple(faults))
 
 
-def _numbered(directory: Path) -> list[Step]:
+def numbered_steps(directory: Path) -> list[Step]:
     """Return all members with a number in their name; epochs only where no name tells a step."""
     members = []
     known: dict[Path, Path | None] = {}  # many links may lead to one directory, even to this one
@@ -105,7 +110,7 @@ def _numbered(directory: Path) -> list[Step]:
     return steps or members
 
 
-def _one_each(members: Iterable[Step]) -> tuple[list[Step], tuple[str, ...]]:
+def one_each(members: Iterable[Step]) -> tuple[list[Step], tuple[str, ...]]:
     """Return one member per number, in numerical order: safetensors before others, plain weights before averages."""
 
     def preference(member: Step) -> tuple[bool, int, str]:
@@ -153,3 +158,20 @@ def check_complete(path: Path) -> None:
             read_header(file)
     elif kind_of(path) == "safetensors":
         read_header(path)
+
+
+def check_not_cut_off(path: Path) -> None:
+    """Raise InputError when any file of a checkpoint, weights or not, is empty or shorter than it says itself.
+
+    Only metadata, archives and safetensors files say it.
+    """
+    if path.name == METADATA:
+        check_shards(path, read_metadata(path))
+    elif path.suffix == ".safetensors":
+        read_header(path)
+    elif path.suffix in (".pt", ".pth", ".bin", ".ckpt", ".npz"):
+        source = Source.of_file(path)
+        with opened(path) as file:
+            archive = file.read(len(ARCHIVE)) == ARCHIVE
+        if archive:
+            read_directory(source)
