@@ -170,6 +170,16 @@ class BatchOptions:
 
 
 @dataclass(frozen=True)
+class HeldOutOptions:
+    """Which rows training does not see."""
+
+    val_batch: Annotated[
+        str | None,
+        _option("Batch", "--val-batch", metavar="SPEC", help="Held-out rows, in any form that --batch takes."),
+    ] = None
+
+
+@dataclass(frozen=True)
 class NameOptions:
     """Which tensors, by name."""
 

@@ -12,17 +12,17 @@ from fromage_cli.counting import counted
 from fromage_cli.errors import InputError, UsageError
 from fromage_cli.terminal import parsing, session, streams
 from fromage_cli.terminal.answer import Answers
-from fromage_cli.terminal.envelope import dumps
-from fromage_cli.terminal.optimizer_options import OptimizerOptions
+from fromage_cli.terminal.envelope import FAILURES, WARNINGS, dumps
+from fromage_cli.terminal.optimizer_options import TrainingOptions
 from fromage_cli.terminal.options import (
     BatchOptions,
+    HeldOutOptions,
     ModelOptions,
     NameOptions,
     OutputOptions,
     RunOptions,
     diagnostic,
 )
-from fromage_cli.terminal.show import FAILURES, WARNINGS
 from fromage_cli.terminal.words import visible
 from fromage_cli.watching.alarm import sound
 from fromage_cli.watching.diagnosis import Diagnostician
@@ -81,9 +81,10 @@ def command(
         str | None,
         _option("--mlflow", metavar="URI", help="Send the numbers there (extra: mlflow)."),
     ] = None,
-    optimizer: OptimizerOptions,
+    optimizer: TrainingOptions,
     model: ModelOptions,
     batch: BatchOptions,
+    held_out: HeldOutOptions,
     tensors: NameOptions,
     run: RunOptions,
     output: OutputOptions,
@@ -92,7 +93,7 @@ def command(
 
     check looks at each, in a process of its own that takes no GPU.
     """
-    _refuse(directory, log, tensorboard, output)
+    refuse_places(directory, log, tensorboard, output)
     say: Callable[[str], None] = (lambda text: None) if output.quiet else (lambda text: streams.say(visible(text)))
     kept = WatchLog(log, say)
     try:
@@ -100,9 +101,9 @@ def command(
         sinks += [] if mlflow is None else [mlflow_sink(mlflow, log)]
         device = run.device if session.typed("device") else "cpu"  # a configuration means other commands by it
         flags = ["--device", device, "--fail-on", output.fail_on]
-        flags += flags_of((optimizer, model, batch, tensors, run), session.current().origins)
+        flags += flags_of((optimizer, model, batch, held_out, tensors, run), session.current().origins)
         checked = Diagnostician(flags, run.time_limit or parsing.duration("1h"), hide_gpus=device == "cpu")
-        tell = _teller(sinks, on_fail, kept.path, say)
+        tell = telling(sinks, on_fail, kept.path, say)
         follower = Follower(Path(directory), kept, checked.diagnose, tell, say)
         why = follower.follow(Ending(once, until_step, idle), interval)
     finally:
@@ -114,7 +115,7 @@ def command(
     raise typer.Exit(exit_code(kept, output.fail_on))
 
 
-def _refuse(directory: str, log: Path, tensorboard: Path | None, output: OutputOptions) -> None:
+def refuse_places(directory: str, log: Path, tensorboard: Path | None, output: OutputOptions) -> None:
     """Raise UsageError for what cannot be followed, and for files of ours among the run's own."""
     if is_url(directory):
         raise UsageError(f"watch follows a local directory, not {visible(directory)}.", "Mount it, and name the mount.")
@@ -132,12 +133,12 @@ def _refuse(directory: str, log: Path, tensorboard: Path | None, output: OutputO
             )
 
 
-def _teller(
+def telling(
     sinks: Sequence[Sink], on_fail: str | None, log: Path, say: Callable[[str], None]
 ) -> Callable[[Mapping[str, Any]], None]:
     """What is done with a record once it is in the log."""
     destination = session.current().destination
-    as_json = destination is not None and destination.json
+    as_json = destination is not None and destination.format in ("json", "jsonl")
 
     def tell(record: Mapping[str, Any]) -> None:
         text = dumps(record, indent=None) if as_json else f"{line(record)}\n"

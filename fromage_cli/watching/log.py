@@ -13,8 +13,7 @@ from pathlib import Path
 
 from fromage_cli import stopping
 from fromage_cli.errors import InputError
-from fromage_cli.terminal.envelope import dumps
-from fromage_cli.terminal.show import FAILURES, WARNINGS
+from fromage_cli.terminal.envelope import FAILURES, WARNINGS, dumps
 from fromage_cli.terminal.words import visible
 
 FIRST_KEY = "watched_at"

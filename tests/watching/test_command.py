@@ -155,7 +155,7 @@ def test_a_network_and_a_batch_reach_check(run_directory: Path, call: Call, tmp_
     more = ("--model", "net.py:build", "--model-arg", "width=3", "--batch", "batch.pt", "--lr", "0.1", "-q")
     assert call("run", "--once", "--interval", ".01", *more, "--optimizer", "sgd")[0] == 0
     (found,) = records(tmp_path / "fromage-watch.jsonl")
-    assert found["result"]["looked"] == ["inspect", "norms", "sharpness", "breakdown"]
+    assert {"inspect", "norms", "forward-pass", "breakdown", "sharpness"} <= {*found["result"]["looked"]}
     assert found["result"]["results"]["sharpness"]["learning_rate"] == 0.1
 
 

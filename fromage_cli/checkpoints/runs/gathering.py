@@ -55,7 +55,7 @@ def gather_series(
         open_checkpoint(path, key, ema=ema, optimizer_state=aside, optimizer_key=optimizer_key) for path in everything
     ]
     if len(opened) > 1:
-        opened = _with_steps(opened, steps_per_epoch, notes)
+        opened = with_steps(opened, steps_per_epoch, notes)
         _check_steps(opened)
     last = max(range(len(opened)), key=lambda index: opened[index].step or 0)
     if optimizer_state not in (None, LEFT_ASIDE):
@@ -91,8 +91,8 @@ def _checkpoints(names: Sequence[str], notes: list[str]) -> Iterator[Path]:
             seen.update(path.resolve() for path in series.paths)
 
 
-def _with_steps(opened: list[Checkpoint], steps_per_epoch: int | None, notes: list[str]) -> list[Checkpoint]:
-    """The checkpoints with steps, where files tell none: as their optimizers count, else by the epochs in names."""
+def with_steps(opened: list[Checkpoint], steps_per_epoch: int | None, notes: list[str]) -> list[Checkpoint]:
+    """Return the checkpoints with steps, where files tell none: as optimizers count, else by the epochs in names."""
     if all(one.step is not None for one in opened):
         return opened
     counts = [updates_made(one) for one in opened]

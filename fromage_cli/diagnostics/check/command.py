@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fromage_cli.diagnostics.check.forward_pass import FORWARD_PASS, HeldOutOptions, answer_forward_pass, forward_result
+from fromage_cli.diagnostics.check.forward_pass import FORWARD_PASS, answer_forward_pass, forward_result
 from fromage_cli.errors import FromageError, InputError, NumericalError, ResourceError
 from fromage_cli.intake import checkpoint_record, declared_by, likely_problem, open_problem, short_place
 from fromage_cli.intake.sharing import problems_shared
@@ -16,6 +16,7 @@ from fromage_cli.terminal.configuration import RULES_KEY
 from fromage_cli.terminal.optimizer_options import TrainingOptions
 from fromage_cli.terminal.options import (
     BatchOptions,
+    HeldOutOptions,
     ModelOptions,
     NameOptions,
     OutputOptions,
@@ -79,7 +80,7 @@ def command(
     inputs = Inputs(options, ckpt, [one.place for one in series.checkpoints], budget.left)
     examination = Examination(budget.left)
     with problems_shared():
-        _examine(examination, inputs, series.checkpoints[-1], (model, batch, held_out, run))
+        examine(examination, inputs, series.checkpoints[-1], (model, batch, held_out, run))
     if run.estimate:
         return estimate_answer(examination.cost)
     if not examination.answers and not examination.failures:
@@ -127,7 +128,7 @@ def command(
     )
 
 
-def _examine(
+def examine(
     examination: "Examination",
     inputs: "Inputs",
     last: "Checkpoint",

@@ -1,17 +1,14 @@
 """The forward pass as a part of `check`: from its options to an answer like that of a command."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, cast
-
-import typer
+from typing import TYPE_CHECKING, cast
 
 from fromage_cli.diagnostics.check.result import Skipped
 from fromage_cli.errors import FromageError, ResourceError
 from fromage_cli.intake import open_problem
 from fromage_cli.missing import Missing, Why
 from fromage_cli.terminal.answer import Answer, Estimate, estimate_answer
-from fromage_cli.terminal.options import BatchOptions, ModelOptions, RunOptions
+from fromage_cli.terminal.options import BatchOptions, HeldOutOptions, ModelOptions, RunOptions
 
 if TYPE_CHECKING:
     from fromage_cli.probes.forward_pass.measure import ForwardPass
@@ -20,16 +17,6 @@ if TYPE_CHECKING:
 
 FORWARD_PASS = "forward-pass"
 """How it is called among the commands."""
-
-
-@dataclass(frozen=True)
-class HeldOutOptions:
-    """Which rows training does not see."""
-
-    val_batch: Annotated[
-        str | None,
-        typer.Option("--val-batch", metavar="SPEC", help="Held-out rows, in any form that --batch takes."),
-    ] = None
 
 
 def answer_forward_pass(
@@ -44,7 +31,7 @@ def answer_forward_pass(
     from fromage_cli.probes.forward_pass.measure import look_at_forward_pass
 
     problem = intake.problem
-    held_out = None if rows.val_batch is None else _held_out_rows(problem, rows.val_batch, batch)
+    held_out = None if rows.val_batch is None else held_out_rows(problem, rows.val_batch, batch)
     if run.estimate:
         passes = 2.0 + (0.0 if held_out is None else 2.0 * held_out.size / problem.rows)
         seconds = timed(problem, problem.value)
@@ -62,7 +49,7 @@ def forward_result(results: dict[str, object], skipped: Sequence[Skipped]) -> "F
     return Missing(Why.NO_MODEL, reason.splitlines()[0].rstrip("."))
 
 
-def _held_out_rows(problem: "Problem", spec: str, batch: BatchOptions) -> "Batch":
+def held_out_rows(problem: "Problem", spec: str, batch: BatchOptions) -> "Batch":
     """The rows that `--val-batch` names, where the network is.
 
     Raises the errors of `load_batches` and of a first pass on them, with the flag that they are about.
