@@ -45,7 +45,7 @@ TOLD_TO_ON_FAIL = frozenset({PREFIX + name for name in ("CHECKPOINT", "STEP", "V
 OF_OPTIMIZERS = frozenset({"lr", "momentum", "nesterov", "betas", "weight-decay"})
 """Flags that are settings of the optimizer that stands beside them in a configuration."""
 _TRUTHS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-_PATH_KEYS = frozenset({*CODE_FLAGS, "ckpt", "optimizer-state", "plot", "log", "tensorboard"})
+_PATH_KEYS = frozenset({*CODE_FLAGS, "ckpt", "optimizer-state", "plot", "log", "metrics", "tensorboard"})
 
 
 def flag_values(project: ProjectConfiguration, command: str, flags: CommandFlags) -> dict[str, tuple[Any, str]]:

@@ -49,7 +49,7 @@ def _needs_yes(flag: str, value: Any, source: Path | None) -> bool:
     """Whether a flag's value would run code, send numbers, replace a file, or write one outside of its directory."""
     if flag == "mlflow":  # numbers would leave this machine
         return True
-    if flag in ("output", "plot", "log", "tensorboard") and source is not None:
+    if flag in ("output", "plot", "log", "metrics", "tensorboard") and source is not None:
         place = os.path.realpath(os.path.expanduser(str(value)))  # noqa: PTH111 - the method raises without a home
         return value != "-" and not Path(place).is_relative_to(_identity(source).parent)
     return (flag == "force" and value is True) or code_in(flag, value) is not None

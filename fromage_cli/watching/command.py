@@ -29,6 +29,7 @@ from fromage_cli.watching.diagnosis import Diagnostician
 from fromage_cli.watching.following import Ending, Follower
 from fromage_cli.watching.lines import line
 from fromage_cli.watching.log import WatchLog, verdict_in
+from fromage_cli.watching.metrics_file import refuse_foreign, write_metrics
 from fromage_cli.watching.sinks import Sink, mlflow_sink, send, tensorboard_sink
 
 OWN = {"device", "time_limit", "estimate"}
@@ -77,6 +78,15 @@ def command(
             help="Write the numbers there (extra: tensorboard).",
         ),
     ] = None,
+    metrics: Annotated[
+        Path | None,
+        _option(
+            "--metrics",
+            metavar="FILE",
+            parser=parsing.output_file,
+            help="Replace FILE by the last verdict's metrics for Prometheus.",
+        ),
+    ] = None,
     mlflow: Annotated[
         str | None,
         _option("--mlflow", metavar="URI", help="Send the numbers there (extra: mlflow)."),
@@ -93,7 +103,9 @@ def command(
 
     check looks at each, in a process of its own that takes no GPU.
     """
-    refuse_places(directory, log, tensorboard, output)
+    refuse_places(directory, {"--log": log, "--metrics": metrics, "--tensorboard": tensorboard}, output)
+    if metrics is not None:
+        refuse_foreign(metrics)
     say: Callable[[str], None] = (lambda text: None) if output.quiet else (lambda text: streams.say(visible(text)))
     kept = WatchLog(log, say)
     try:
@@ -103,7 +115,7 @@ def command(
         flags = ["--device", device, "--fail-on", output.fail_on]
         flags += flags_of((optimizer, model, batch, held_out, tensors, run), session.current().origins)
         checked = Diagnostician(flags, run.time_limit or parsing.duration("1h"), hide_gpus=device == "cpu")
-        tell = telling(sinks, on_fail, kept.path, say)
+        tell = telling(sinks, metrics, on_fail, kept.path, say)
         follower = Follower(Path(directory), kept, checked.diagnose, tell, say)
         why = follower.follow(Ending(once, until_step, idle), interval)
     finally:
@@ -115,7 +127,7 @@ def command(
     raise typer.Exit(exit_code(kept, output.fail_on))
 
 
-def refuse_places(directory: str, log: Path, tensorboard: Path | None, output: OutputOptions) -> None:
+def refuse_places(directory: str, places: Mapping[str, Path | None], output: OutputOptions) -> None:
     """Raise UsageError for what cannot be followed, and for files of ours among the run's own."""
     if is_url(directory):
         raise UsageError(f"watch follows a local directory, not {visible(directory)}.", "Mount it, and name the mount.")
@@ -125,7 +137,7 @@ def refuse_places(directory: str, log: Path, tensorboard: Path | None, output: O
             "Leave --format out, or give --json. jq makes tables of the log.",
         )
     home = Path(directory).resolve()
-    for flag, place in (("--log", log), ("--tensorboard", tensorboard)):
+    for flag, place in places.items():
         if place is not None and place.resolve().is_relative_to(home):
             raise UsageError(
                 f"{flag} {visible(str(place))} lies in the run's own directory, into which nothing is written.",
@@ -134,7 +146,7 @@ def refuse_places(directory: str, log: Path, tensorboard: Path | None, output: O
 
 
 def telling(
-    sinks: Sequence[Sink], on_fail: str | None, log: Path, say: Callable[[str], None]
+    sinks: Sequence[Sink], metrics: Path | None, on_fail: str | None, log: Path, say: Callable[[str], None]
 ) -> Callable[[Mapping[str, Any]], None]:
     """What is done with a record once it is in the log."""
     destination = session.current().destination
@@ -144,6 +156,8 @@ def telling(
         text = dumps(record, indent=None) if as_json else f"{line(record)}\n"
         try:
             streams.write(streams.answer(), text)
+            if metrics is not None:
+                write_metrics(metrics, record)
         except InputError as error:  # the log is what counts
             say(f"note: {error.message}")
         for sink in sinks:
