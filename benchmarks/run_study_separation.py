@@ -82,6 +82,7 @@ VERDICTS = {
     "step-ascends": "info",
     "layer-out-of-line": "info, warn",
     "layer-large": "info, warn",
+    "loss-rises": "warn, fail",
     "layer-forgotten": "warn",
     "decay-too-strong": "warn",
     "grows-without-decay": "warn",

@@ -80,7 +80,7 @@ def command(
     inputs = Inputs(options, ckpt, [one.place for one in series.checkpoints], budget.left)
     examination = Examination(budget.left)
     with problems_shared():
-        examine(examination, inputs, series.checkpoints[-1], (model, batch, held_out, run))
+        examine(examination, inputs, series.checkpoints, (model, batch, held_out, run))
     if run.estimate:
         return estimate_answer(examination.cost)
     if not examination.answers and not examination.failures:
@@ -131,13 +131,14 @@ def command(
 def examine(
     examination: "Examination",
     inputs: "Inputs",
-    last: "Checkpoint",
+    series: "Sequence[Checkpoint]",
     options: tuple[ModelOptions, BatchOptions, HeldOutOptions, RunOptions],
 ) -> None:
     """Ask the commands that need files alone, then those that need the network, if it can be had."""
     from fromage_cli.diagnostics.check.asking import FILES_ALONE
 
     model, batch, held_out, run = options
+    last = series[-1]
     price = (lambda command: None) if run.estimate else inputs.price
     several = len(inputs.places) > 1 and model.optimizer_state is None
     examination.look(("inspect", "state", *(("distance",) if several else ())), inputs.ask, price)
@@ -155,7 +156,7 @@ def examine(
     examination.look(with_model, inputs.ask, price)
     examination.look(
         (FORWARD_PASS,),
-        lambda _: answer_forward_pass(last.place, model, batch, limited, held_out),
+        lambda _: answer_forward_pass(series, model, batch, limited, held_out),
         named=typed("val_batch"),
     )
     examination.look(IN_NETWORK, inputs.ask, price)

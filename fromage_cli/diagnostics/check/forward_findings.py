@@ -1,5 +1,6 @@
 """What one forward pass concludes; the limits come from runs whose health is known (docs/run-study.md)."""
 
+import math
 from collections.abc import Iterator
 
 from fromage_cli.findings import Finding
@@ -18,6 +19,12 @@ WORSE = 0.1
 """Share by which the loss is larger in evaluation: at most .07 in healthy runs, from .23 on where they are stale."""
 GUESSING = 0.9
 """Loss over that of guessing, after the first step: above it in one healthy run of 23, which warms up."""
+FALLS = 0.01
+"""Share by which the loss is lower than at the checkpoint before where it still falls."""
+LEARNED = 0.95
+"""Loss over that of guessing above which too little is learned to lose a share of it."""
+GONE, MOSTLY_GONE = 0.2, 0.5
+"""Share of what was learned that may be gone: at most .16 in 52 healthy runs of docs/early-warning.md."""
 GAP = 2.0
 """Held-out loss over that of the batch; two of 23 healthy runs exceed it, which is why it is for information."""
 
@@ -26,7 +33,7 @@ def judge_forward(forward: ForwardPass, trained: bool | None) -> tuple[Finding, 
     """What is remarkable about a forward pass; `trained`: whether there were steps before it, where that is known."""
     found = [*_units(forward)]
     if trained is not False:  # before training nothing is learned and nothing is remembered
-        found += [*_statistics(forward, trained), *_guessing(forward, trained)]
+        found += [*_statistics(forward, trained), *_course(forward), *_guessing(forward, trained)]
         if isinstance(forward.held_out, HeldOut):
             found += _held_out(forward, forward.held_out)
     return tuple(found)
@@ -76,13 +83,41 @@ def _statistics(forward: ForwardPass, trained: bool | None) -> Iterator[Finding]
         )
 
 
+def _course(forward: ForwardPass) -> Iterator[Finding]:
+    """A loss that was lower at an earlier checkpoint, by much of what had been learned there."""
+    best = min(forward.earlier, key=lambda one: one.loss, default=None)
+    if best is None or isinstance(forward.guessing, Missing):
+        return
+    learned = forward.guessing.guess - best.loss
+    if learned < (1.0 - LEARNED) * forward.guessing.guess:
+        return
+    gone = (forward.loss - best.loss) / learned
+    if gone > GONE:
+        when = "at an earlier checkpoint" if best.step is None else f"at step {best.step}"
+        share = f"{min(gone, 1.0):.0%}".replace("%", " %")
+        yield Finding(
+            code="loss-rises",
+            severity="fail" if gone > MOSTLY_GONE else "warn",
+            message=f"the loss on this batch was {best.loss:.3g} {when} and is {forward.loss:.3g} now, so that {share} "
+            "of what was learned is gone",
+            value=gone,
+            limit=MOSTLY_GONE if gone > MOSTLY_GONE else GONE,
+            hint=(
+                "Go back to that checkpoint and lower the learning rate. If something else changed since, such as "
+                "data, schedule or optimizer state, look there."
+            ),
+        )
+
+
 def _guessing(forward: ForwardPass, trained: bool | None) -> Iterator[Finding]:
-    """A loss that says that nothing is learned yet; where no steps are known, it may be of the first weights."""
+    """A loss that says that nothing is learned yet; for information where it still falls, or may be the first one."""
     guessing = forward.guessing
+    before = forward.earlier[-1].loss if forward.earlier else math.inf
+    falls = math.isfinite(before) and forward.loss < (1.0 - FALLS) * before
     if not isinstance(guessing, Missing) and guessing.ratio >= GUESSING:
         yield Finding(
             code="no-better-than-guessing",
-            severity="warn" if trained else "info",
+            severity="warn" if trained and not falls else "info",
             message=(
                 f"not learned yet: the loss is {guessing.loss:.3g}, and an output that ignores the input gives "
                 f"{guessing.guess:.3g}"

@@ -1,6 +1,7 @@
 """The forward pass as a part of `check`: from its options to an answer like that of a command."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from fromage_cli.diagnostics.check.result import Skipped
@@ -11,23 +12,28 @@ from fromage_cli.terminal.answer import Answer, Estimate, estimate_answer
 from fromage_cli.terminal.options import BatchOptions, HeldOutOptions, ModelOptions, RunOptions
 
 if TYPE_CHECKING:
+    from fromage_cli.checkpoints import Checkpoint
     from fromage_cli.probes.forward_pass.measure import ForwardPass
     from fromage_cli.problem.data.batches import Batch
     from fromage_cli.problem.evaluation.problem import Problem
 
+EARLIER = 3
+"""Checkpoints before the last one whose loss is looked at: the best of them is what was reached already."""
 FORWARD_PASS = "forward-pass"
 """How it is called among the commands."""
 
 
 def answer_forward_pass(
-    ckpt: str, model: ModelOptions, batch: BatchOptions, run: RunOptions, rows: HeldOutOptions
+    series: "Sequence[Checkpoint]", model: ModelOptions, batch: BatchOptions, run: RunOptions, rows: HeldOutOptions
 ) -> Answer:
-    """What one forward pass tells of a checkpoint."""
+    """What one forward pass tells of the last checkpoint of a run, and one for each of the three before."""
+    ckpt = series[-1].place
     intake = open_problem(ckpt, model, batch, run)
 
     from fromage_cli.diagnostics.check.attention_findings import judge_attention
     from fromage_cli.diagnostics.check.forward_findings import judge_forward
     from fromage_cli.probes.cost import FORWARD, timed
+    from fromage_cli.probes.forward_pass.course import losses_before
     from fromage_cli.probes.forward_pass.measure import look_at_forward_pass
 
     problem = intake.problem
@@ -37,6 +43,8 @@ def answer_forward_pass(
         seconds = timed(problem, problem.value)
         return estimate_answer(Estimate(passes * FORWARD, None, passes * seconds))
     forward = look_at_forward_pass(problem, held_out)
+    earlier = losses_before(problem, series[-1 - EARLIER : -1], series[-1])
+    forward = replace(forward, earlier=earlier)
     findings = (*judge_forward(forward, intake.trained), *judge_attention(forward.attention, forward.logits))
     return Answer(result=forward, page=lambda style: "", findings=findings)
 

@@ -50,6 +50,7 @@ _TABLE = """
 check fail loss-not-finite
 check warn decay-too-strong grows-without-decay layer-forgotten
 check info,warn layer-out-of-line layer-large
+forward-pass warn,fail loss-rises
 forward-pass warn batch-statistics-stale units-dead
 forward-pass info,warn attention-entropy-collapsed loss-differs-from-held-out no-better-than-guessing
 forward-pass info attention-logits-large logits-drift

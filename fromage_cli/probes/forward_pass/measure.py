@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from fromage_cli.missing import Missing, Why
 from fromage_cli.probes.forward_pass.attention import AttentionCall, AttentionWatcher
 from fromage_cli.probes.forward_pass.batch_statistics import LayerStatistics, StatisticsWatcher
+from fromage_cli.probes.forward_pass.course import EarlierLoss
 from fromage_cli.probes.forward_pass.guessing import Guessing, TargetWatcher
 from fromage_cli.probes.forward_pass.logits import LogitsCall, LogitsWatcher
 from fromage_cli.probes.forward_pass.units import ActivationUnits, UnitWatcher
@@ -46,6 +47,8 @@ class ForwardPass:
     logits: tuple[LogitsCall, ...] = ()
     """Every call of a cross-entropy."""
     held_out: HeldOut | Missing = NO_HELD_OUT_ROWS
+    earlier: tuple[EarlierLoss, ...] = ()
+    """The loss of the same rows at earlier checkpoints, first to last."""
 
 
 def look_at_forward_pass(problem: Problem, validation: Batch | None = None) -> ForwardPass:

@@ -13,6 +13,7 @@ from fromage_cli.diagnostics.check.forward_findings import GUESSING, MOST_UNITS,
 from fromage_cli.findings import Finding
 from fromage_cli.missing import Missing, Why
 from fromage_cli.probes.forward_pass.batch_statistics import LayerStatistics
+from fromage_cli.probes.forward_pass.course import EarlierLoss
 from fromage_cli.probes.forward_pass.guessing import Guessing
 from fromage_cli.probes.forward_pass.measure import ForwardPass, HeldOut, look_at_forward_pass
 from fromage_cli.probes.forward_pass.units import ActivationUnits
@@ -136,3 +137,34 @@ def test_a_network_with_one_fault_has_its_finding(
     found = look_at_forward_pass(problem, as_batch({"x": x[200:], "y": true[200:]}, "held out"))
     grave: list[Finding] = [one for one in judge_forward(found, trained=True) if one.severity != "info"]
     assert [one.code for one in grave] == ([code] if code else [])
+
+
+@pytest.mark.parametrize(
+    ("before", "loss", "severity"),
+    [
+        ((0.5, 0.6), 0.7, None),  # .2 of 1.5 are gone
+        ((0.5, 0.6), 1.0, "warn"),  # a third
+        ((0.6, 0.5), 1.5, "fail"),  # two thirds
+        ((1.95, 1.96), 2.5, None),  # nothing had been learned
+        ((), 1.9, None),
+    ],
+)
+def test_a_loss_that_was_lower_before(before: tuple[float, ...], loss: float, severity: str | None) -> None:
+    earlier = tuple(EarlierLoss(step, value) for step, value in enumerate(before))
+    guessing = Guessing("cross-entropy", 128, loss, 2.0, loss / 2.0)
+    found = judge_forward(replace(HEALTHY, loss=loss, earlier=earlier, guessing=guessing), trained=True)
+    assert [one.severity for one in found if one.code == "loss-rises"] == ([severity] if severity else [])
+    unknown = replace(HEALTHY, loss=loss, earlier=earlier, guessing=UNKNOWN)
+    assert judge_forward(unknown, trained=True) == ()
+
+
+@pytest.mark.parametrize(
+    ("before", "severity"), [(1.93, "warn"), (1.91, "warn"), (2.5, "info"), (float("inf"), "warn")]
+)
+def test_a_loss_near_guessing_that_still_falls_is_for_information(before: float, severity: str) -> None:
+    guessing = Guessing("cross-entropy", 128, 1.92, 2.0, 0.96)
+    found = judge_forward(
+        replace(HEALTHY, loss=1.92, loss_in_evaluation=1.92, guessing=guessing, earlier=(EarlierLoss(3, before),)),
+        trained=True,
+    )
+    assert [(one.code, one.severity) for one in found] == [("no-better-than-guessing", severity)]
