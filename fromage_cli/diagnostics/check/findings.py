@@ -12,6 +12,16 @@ ORDER = ("fail", "warn", "info")
 OPENINGS: dict[Verdict, str] = {"stop": "Stop", "look": "Look at this", "go": "Go on"}
 USUAL_IN_WARM_UP = ("no-better-than-guessing",)
 """Codes that are for information while the learning rate rises from one checkpoint to the next."""
+TOO_SHARP = (
+    {"above-threshold", "rate-not-stable"},
+    {f"quadratic-model-{word}" for word in ("spikes", "rises", "diverges")},
+)
+"""Warnings of too large steps by curvature, and by the quadratic model: one without the other is for information.
+
+Either alone blames 8 of 71 healthy runs, both together 1 (docs/run-study.md, docs/early-warning.md).
+"""
+DOUBTFUL = ("rate-rises-again",)
+"""Codes that are for information here: schedules with restarts do it on purpose."""
 LEFT_OUT = ("scale-invariance-untested",)
 """What the commands say of their own reach, which is no verdict on the run."""
 
@@ -21,9 +31,13 @@ def judge(answered: Answered, out_of_line: Sequence[OutOfLine], told: Sequence[F
     together = judge_together(answered, out_of_line)
     every: dict[tuple[str, str | None], Finding] = {}
     for one in (*together, *told):
-        early = one.code in USUAL_IN_WARM_UP and answered.warms_up
-        every.setdefault((one.code, one.layer), replace(one, severity="info") if early else one)
-    return in_order([one for one in every.values() if one.code not in LEFT_OUT])
+        every.setdefault((one.code, one.layer), one)
+    alarms = {one.code for one in every.values() if one.severity != "info"}
+    alone = set().union(*TOO_SHARP) if not all(alarms & codes for codes in TOO_SHARP) else set()
+    early = USUAL_IN_WARM_UP if answered.warms_up else ()
+    lowered = {*alone, *early, *DOUBTFUL}
+    weighed = [replace(one, severity="info") if one.code in lowered else one for one in every.values()]
+    return in_order([one for one in weighed if one.code not in LEFT_OUT])
 
 
 def in_order(findings: Sequence[Finding]) -> tuple[Finding, ...]:

@@ -1,5 +1,6 @@
 """What is judged over all commands."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 from fromage_cli.diagnostics.check.comparisons import Answered
@@ -32,3 +33,17 @@ def test_a_network_that_has_not_learned_yet_is_no_warning_while_the_rate_rises()
         files = [SimpleNamespace(learning_rate=rate) for rate in rates]
         answered = Answered(state=SimpleNamespace(files=files, groups=()))
         assert [one.severity for one in judge(answered, (), (early,))] == [severity]
+
+
+def test_too_large_steps_are_a_warning_where_two_measures_agree() -> None:
+    sharp, model = (Finding(code, "warn", "too large") for code in ("above-threshold", "quadratic-model-rises"))
+    for found, severities in (((sharp,), ["info"]), ((model,), ["info"]), ((sharp, model), ["warn", "warn"])):
+        assert [one.severity for one in judge(Answered(), (), found)] == severities
+    quiet = replace(sharp, severity="info")
+    assert [one.severity for one in judge(Answered(), (), (quiet, model))] == ["info", "info"]
+
+
+def test_a_rate_that_rises_again_may_be_meant() -> None:
+    assert [one.severity for one in judge(Answered(), (), (Finding("rate-rises-again", "warn", "it does"),))] == [
+        "info"
+    ]
