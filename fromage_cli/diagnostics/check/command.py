@@ -35,7 +35,7 @@ IN_NETWORK = ("breakdown", "suggest-lr", "sharpness")
 """Commands that need the network and a batch, the cheapest first."""
 
 
-@diagnostic(tables=("findings", "numbers", "changes", "summary"), estimate=True, defaults={"fail_on": "fail"})
+@diagnostic(tables=("findings", "numbers", "changes", "rules", "summary"), estimate=True, defaults={"fail_on": "fail"})
 def command(
     ckpt: RunArgument,
     *,
@@ -65,7 +65,7 @@ def command(
     from fromage_cli.diagnostics.check.measure import Examination
     from fromage_cli.diagnostics.check.render import advise, changes, finding_table, headline, looks, render
     from fromage_cli.diagnostics.check.result import NO_BASELINE, CheckResult, Comparison
-    from fromage_cli.diagnostics.check.rules import apply, read_rules
+    from fromage_cli.diagnostics.check.rules import RULES, apply, read_rules
     from fromage_cli.missing import Missing
     from fromage_cli.problem.conditions.budget import Budget
     from fromage_cli.terminal.answer import records
@@ -113,6 +113,7 @@ def command(
             "findings": lambda: finding_table(findings),
             "numbers": lambda: records(result.numbers),
             "changes": lambda: changes(result),
+            "rules": lambda: records([*RULES.values()]),
             "summary": lambda: headline(result, findings),
         },
         findings=findings,

@@ -27,8 +27,15 @@ class Rule:
     """`info`, `warn` or `fail`; two, as `info,warn`, where it depends on what else is known."""
     quantity: str = ""
     """What is held against the limit, as a path in `results`; empty where no single number is."""
+    healthy_runs: int = 0
+    """Healthy runs in which its severity was looked at: those of docs/early-warning.md."""
+    false_alarms: int = 0
+    """How many of these had it as a warning or a failure at any checkpoint."""
 
 
+HEALTHY_RUNS = 48
+FALSE_ALARMS = {"quadratic-model-rises": 1, "above-threshold": 1}
+"""By code, of HEALTHY_RUNS; the other rules had none."""
 QUANTITIES = {
     "attention-logits-large": "forward-pass.attention.heads.largest_logit",
     "no-better-than-guessing": "forward-pass.guessing.ratio",
@@ -91,7 +98,7 @@ suggest-lr info rate-above-limit rate-not-measured recommended-above-critical st
 suggest-lr info verification-prefers-another
 """
 RULES: Mapping[str, Rule] = {
-    code: Rule(code, command, severity, QUANTITIES.get(code, ""))
+    code: Rule(code, command, severity, QUANTITIES.get(code, ""), HEALTHY_RUNS, FALSE_ALARMS.get(code, 0))
     for command, severity, *codes in map(str.split, _TABLE.strip().splitlines())
     for code in codes
 }
