@@ -31,6 +31,8 @@ NEAR = 0.05
 """Relative distance from the default's root mean square and largest entry that a draw of few entries has."""
 _GAIN = re.compile(r"norm|(^|[._])(ln|bn)([._\d]|$)", re.IGNORECASE)
 """Names of gains, which begin at one whatever their number of inputs."""
+_WEIGHT = re.compile(r"weight|kernel|proj|(^|[._])w\w?(_?\d+)?$", re.IGNORECASE)
+"""Names of parameters; masks, tables of frequencies and other buffers, which never move, have others."""
 ROUNDING = 1e-2
 """By which 16-bit weights may exceed the default's largest entry."""
 
@@ -172,18 +174,18 @@ def judge_forgotten(answered: Answered) -> Iterator[Finding]:
     names = [
         name
         for place in still
-        if (name := layers[place].name) in fresh or (place > first and not looks_like_lookup_table(name))
+        if (name := layers[place].name) in fresh
+        or (place > first and _WEIGHT.search(name) is not None and not looks_like_lookup_table(name))
     ]
     if names:
-        it, moved = ("it", "others") if len(names) == 1 else ("them", "others")
         held = ", and still has its first random weights" if len(names) == 1 and names[0] in fresh else ""
         yield about_names(
             "layer-forgotten",
             "warn",
             names,
-            f"{counted(len(names), 'layer')} never moved while {moved} did{held}",
-            f"Look whether the optimizer has {it}, and whether {it} requires a gradient. Of layers that are frozen on "
-            "purpose, silence this rule.",
+            f"{counted(len(names), 'layer')} never moved while others did{held}",
+            "Look whether the optimizer has these parameters, and whether they require a gradient. Of layers that are "
+            "frozen on purpose, silence this rule.",
         )
 
 

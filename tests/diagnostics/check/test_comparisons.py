@@ -100,10 +100,13 @@ def test_growth_without_decay_is_told_of_scale_invariant_layers() -> None:
 
 def test_a_layer_that_stays_behind_others_was_forgotten() -> None:
     still = {"unchanged": True}
-    assert codes(run(layer("a"), layer("b", **still), layer("c"))) == [("layer-forgotten", "warn", "b")]
-    assert codes(run(layer("a"), layer("b", never_updated=True))) == [("layer-forgotten", "warn", "b")]
+    for name in ("b.weight", "qkv_proj", "attention.w1", "in_proj_weight", "W_q", "conv.kernel"):
+        assert codes(run(layer("a"), layer(name, **still), layer("c"))) == [("layer-forgotten", "warn", name)]
+    for name in ("h.0.tril", "attn.bias", "pe", "mask", "rotary.freqs"):  # buffers
+        assert codes(run(layer("a"), layer(name, **still), layer("c"))) == []
+    assert codes(run(layer("a"), layer("b.weight", never_updated=True))) == [("layer-forgotten", "warn", "b.weight")]
     assert codes(run(layer("a", **still), layer("b", **still), layer("c"), layer("d"))) == []  # the first ones
-    assert codes(run(layer("a"), layer("b", **still), layer("c", **still))) == []  # most of them
+    assert codes(run(layer("a"), layer("b.weight", **still), layer("c.weight", **still))) == []  # most of them
     assert codes(run(layer("a"), layer("wte", **still), layer("c"))) == []  # a lookup table, wherever it is listed
 
 
