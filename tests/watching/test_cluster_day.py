@@ -25,7 +25,7 @@ BLOCKS = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 SCRIPTS = {named[1]: block for block in BLOCKS if (named := re.search(r"^# (\w+\.sh)$", block, re.MULTILINE))}
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "scancel", "scontrol", "sinfo")
 UNDER_WAY = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING"}
-FIRST_STEPS, ALL_STEPS = 210, 280
+FIRST_STEPS, ALL_STEPS = 200, 300
 """Those after which the check decides, and those of the whole training."""
 SETTINGS = """
 ClusterName=day
@@ -160,6 +160,7 @@ def cluster(slurm: dict[str, str], tmp_path: Path) -> Callable[..., Cluster]:
         shutil.copytree(Path(__file__).parent / "cluster", folder, ignore=shutil.ignore_patterns("__pycache__"))
         for script, text in SCRIPTS.items():
             (folder / script).write_text(text)
+            (folder / script).chmod(0o755)
         return Cluster(folder, slurm | variables)
 
     return made
@@ -185,10 +186,10 @@ def warnings(answer: dict[str, Any]) -> set[str]:
 
 
 def test_a_day_with_a_sick_run_and_a_healthy_one(cluster: Callable[..., Cluster]) -> None:
-    """Both are watched and checked; the sick one, whose rate rises to 375 times that of the other, begins again."""
+    """Both are watched and checked; the sick one, whose rate is 187 times that of the other, begins again."""
     common = {"RUN": "run", "MODEL": "train.py:build", "BATCH": "train.py:batches"}
     sick = cluster("sick", LR="1.5", WARMUP="300", **common)
-    healthy = cluster("healthy", LR="0.004", WARMUP="20", **common)
+    healthy = cluster("healthy", LR="0.008", WARMUP="20", **common)
     for each in (sick, healthy):
         each.submit("watch.sh", STEPS=str(FIRST_STEPS))
     for each in (sick, healthy):
@@ -203,7 +204,7 @@ def test_a_day_with_a_sick_run_and_a_healthy_one(cluster: Callable[..., Cluster]
         ("restart.sh", "CANCELLED", "0"),
     ]
     judged = [json.loads(line) for line in (healthy.folder / "run.jsonl").read_text().splitlines()]
-    assert [(one["step"], one["result"]["verdict"]) for one in judged] == [(70, "go"), (140, "go"), (210, "go")]
+    assert [(one["step"], one["result"]["verdict"]) for one in judged] == [(100, "go"), (200, "go")]
     assert diverged(losses(healthy.folder / "run")) == math.inf
     assert (healthy.folder / "run" / f"step-{ALL_STEPS:06d}.pt").exists()
 
@@ -220,7 +221,7 @@ def test_a_day_with_a_sick_run_and_a_healthy_one(cluster: Callable[..., Cluster]
     assert first["step"] < diverged(lost) <= FIRST_STEPS
     assert "above-threshold" in warnings(first)
     (answer,) = sick.folder.glob("check-*.json")
-    assert "above-threshold" in warnings(json.loads(answer.read_text()))
+    assert {"above-threshold", "norm-far-from-first"} <= warnings(json.loads(answer.read_text()))
     assert not (sick.folder / "run" / f"step-{ALL_STEPS:06d}.pt").exists()
     assert mean([*losses(sick.folder / "run-restarted").values()][-20:]) < min(lost.values())
 
@@ -232,9 +233,8 @@ def test_the_other_scripts_of_the_page(cluster: Callable[..., Cluster]) -> None:
     others.submit("array.sh")
     others.run('srun --epilog="$PWD/metrics.sh" true')
     steps = sorted(path.name for path in run.glob("step-*"))
-    breakdown, *array, metrics = others.wait()
-    assert (breakdown, metrics) == (("breakdown.sh", "COMPLETED", "0"), ("true", "COMPLETED", "0"))
-    assert array == len(steps) * [("array.sh", "COMPLETED", "0")]
+    names = ["breakdown.sh", "true", *len(steps) * ["array.sh"]]
+    assert sorted(others.wait()) == sorted((name, "COMPLETED", "0") for name in names)
     assert sorted(path.name for path in others.folder.glob("sharpness-*")) == [f"sharpness-{one}.json" for one in steps]
     (answer,) = others.folder.glob("breakdown-*.json")
     assert json.loads(answer.read_text())["status"] == "ok"

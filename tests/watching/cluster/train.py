@@ -12,7 +12,7 @@ from models import GPT, char_gpt
 from splits import Rows, characters
 from torch.nn.functional import cross_entropy
 
-EVERY = 70
+EVERY = 100
 """Steps from one checkpoint to the next."""
 
 
@@ -30,9 +30,9 @@ def batches(step: int = 0) -> Iterator[Rows]:
 
 
 def train(run: Path, rate: float, warm_up: int, last: int) -> None:
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     model, step = build(), 0
-    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.01)
     run.mkdir(exist_ok=True)
     if saved := sorted(run.glob("step-*.pt")):
         state = torch.load(saved[-1])
