@@ -23,7 +23,7 @@ SAMPLES = ROOT / "sample_checkpoints"
 PAGE = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 SCRIPTS = {named[1]: block for block in BLOCKS if (named := re.search(r"^# (\w+\.sh)$", block, re.MULTILINE))}
-PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "scancel", "scontrol", "sinfo")
+PROGRAMS = ("slurmctld", "slurmd", "sbatch", "setpriv")
 UNDER_WAY = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING"}
 FIRST_STEPS, ALL_STEPS = 200, 300
 """Those after which the check decides, and those of the whole training."""
@@ -130,7 +130,14 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     try:
         for name in ("slurmctld", "slurmd"):
             with (place / f"{name}.log").open("w") as log:
-                daemons.append(subprocess.Popen([name, "-D"], env=environment, stdout=log, stderr=log))
+                words = [
+                    "setpriv",
+                    "--pdeathsig",
+                    "TERM",
+                    name,
+                    "-D",
+                ]  # they end with this process, even if it is killed
+                daemons.append(subprocess.Popen(words, env=environment, stdout=log, stderr=log))
         begun = time.monotonic()
         while answer("sinfo", "--noheader", "--format=%T") != "idle\n":
             if time.monotonic() - begun > 30 or any(daemon.poll() is not None for daemon in daemons):
@@ -139,7 +146,8 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
             time.sleep(0.2)
         yield environment
         answer("scancel", f"--user={getpass.getuser()}")
-        while answer("squeue", "--noheader") and time.monotonic() - begun < 1800:
+        cancelled = time.monotonic()
+        while answer("squeue", "--noheader") and time.monotonic() - cancelled < 30:
             time.sleep(0.2)
     finally:
         for daemon in reversed(daemons):
@@ -231,10 +239,14 @@ def test_the_other_scripts_of_the_page(cluster: Callable[..., Cluster]) -> None:
     others = cluster("others", RUN=str(run), MODEL="auto", BATCH=str(run / "batch.safetensors"), METRICS=".")
     others.run("sbatch breakdown.sh")
     others.submit("array.sh")
-    others.run('srun --epilog="$PWD/metrics.sh" true')
+    others.run('! srun --epilog="$PWD/metrics.sh" false')
     steps = sorted(path.name for path in run.glob("step-*"))
-    names = ["breakdown.sh", "true", *len(steps) * ["array.sh"]]
-    assert sorted(others.wait()) == sorted((name, "COMPLETED", "0") for name in names)
+    ended = [
+        ("breakdown.sh", "COMPLETED", "0"),
+        ("false", "FAILED", "1"),
+        *len(steps) * [("array.sh", "COMPLETED", "0")],
+    ]
+    assert sorted(others.wait()) == sorted(ended)
     assert sorted(path.name for path in others.folder.glob("sharpness-*")) == [f"sharpness-{one}.json" for one in steps]
     (answer,) = others.folder.glob("breakdown-*.json")
     assert json.loads(answer.read_text())["status"] == "ok"
