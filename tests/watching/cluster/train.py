@@ -7,25 +7,27 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
+import models
 import torch
-from models import GPT, char_gpt
-from splits import Rows, characters
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 EVERY = 100
 """Steps from one checkpoint to the next."""
 
 
-def build() -> GPT:
-    return char_gpt(width=32, heads=2, hidden=96)
+def build() -> models.GPT:
+    return models.char_gpt(width=32, heads=2, hidden=96)
 
 
-def batches(step: int = 0) -> Iterator[Rows]:
-    """Training batches from a step on, 16 sequences each."""
-    x, y = characters().train
+def batches(step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    """Training batches from a step on: 16 sequences of 64 characters, and the character after each."""
+    text = (Path(models.__file__).parent / "text" / "coriolanus.txt").read_text()
+    code = {character: place for place, character in enumerate(sorted(set(text)))}
+    sequences = torch.tensor([code[character] for character in text]).unfold(0, 65, 64)
     while True:
-        rows = torch.randint(len(x), (16,), generator=torch.Generator().manual_seed(step))
-        yield x[rows], y[rows]
+        rows = sequences[torch.randint(len(sequences), (16,), generator=torch.Generator().manual_seed(step))]
+        yield rows[:, :-1], rows[:, 1:]
         step += 1
 
 
