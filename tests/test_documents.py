@@ -32,7 +32,10 @@ README_LINES, SENTENCE_WORDS, PICTURE_BYTES = 200, 25, 100_000
 BLOCK = re.compile(r"^```(?P<kind>[a-z]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?:\]\(|src=\"|srcset=\")([^)\"\s]+)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
-FLAGS_OF_OTHERS = {"--array", "--cpus-per-task", "--dependency", "--job-name", "--mem", "--parsable", "--time"}
+FLAGS_OF_OTHERS = {
+    *("--array", "--cpus-per-task", "--dependency", "--epilog", "--kill-on-invalid-dep", "--mem"),
+    *("--parsable", "--time"),
+}
 """SLURM's."""
 DIALECT = re.compile(
     r"\b(certif\w+|trust η|gives way|walk's|felt|spared|bears|crossing of Lemma|limit of the (?:next|single) step)\b"

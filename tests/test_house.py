@@ -41,6 +41,7 @@ WITHOUT_A_SOURCE = {
     "diagnostics/breakdown/test_networks.py",
     "diagnostics/state/test_masters.py",
     "fuzz/test_targets.py",
+    "watching/test_cluster_day.py",
     "hostile/test_amplification.py",
     "hostile/test_changing_networks.py",
     "hostile/test_configurations.py",
@@ -53,7 +54,8 @@ WITHOUT_A_SOURCE = {
     "hostile/test_shared_and_colliding.py",
     "hostile/test_structure.py",
 }
-"""Tests of the tree, the samples, a cost that no single module has, networks of every kind, hostile or fuzzed files."""
+"""Tests of the tree, the samples, a cost that no single module has, networks of every kind, hostile or fuzzed files,
+job scripts."""
 COMPARE_FOREIGN_WORDS = {
     "problem/networks/models.py": "forms of --model in a message, of which some are left out",
     "problem/user_code/named_code.py": "torch's own message where an allocation fails",
