@@ -31,7 +31,7 @@ NEAR = 0.05
 """Relative distance from the default's root mean square and largest entry that a draw of few entries has."""
 _GAIN = re.compile(r"norm|(^|[._])(ln|bn)([._\d]|$)", re.IGNORECASE)
 """Names of gains, which begin at one whatever their number of inputs."""
-_WEIGHT = re.compile(r"weight|kernel|proj|(^|[._])w\w?(_?\d+)?$", re.IGNORECASE)
+_WEIGHT = re.compile(r"weight|kernel|proj|(^|[._])w(_?\w)?\d*$", re.IGNORECASE)
 """Names of parameters; masks, tables of frequencies and other buffers, which never move, have others."""
 ROUNDING = 1e-2
 """By which 16-bit weights may exceed the default's largest entry."""
