@@ -63,6 +63,10 @@ class NumericalError(FromageError):
     code = "numerics"
 
 
+class NotFiniteError(NumericalError):
+    """The checkpoint's own weights, loss or gradient are not finite."""
+
+
 class ResourceError(FromageError):
     """Memory ran out, or a limit set by the user was reached."""
 

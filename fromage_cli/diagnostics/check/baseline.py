@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,21 +24,46 @@ REMAKE = "Make one with: fromage-diag check CKPT --json -o baseline.json"
 
 def read_baseline(path: Path) -> Mapping[str, Any]:
     """The envelope of an earlier answer of `check`; raises InputError for what is none."""
+    name = repr(str(path))
     try:
-        if path.stat().st_size > LARGEST:
-            raise InputError(f"--baseline {str(path)!r} is larger than {LARGEST} bytes.", REMAKE)
-        told = json.loads(path.read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():
+            raise InputError(f"--baseline {name} is no regular file.", REMAKE)
+        with path.open("rb") as file:
+            text = file.read(LARGEST + 1)
+        if len(text) > LARGEST:
+            raise InputError(f"--baseline {name} is larger than {LARGEST} bytes.", REMAKE)
+        told = json.loads(text)
     except OSError as error:
-        raise InputError(f"--baseline {str(path)!r} cannot be read: {error.strerror}.", REMAKE) from error
+        raise InputError(f"--baseline {name} cannot be read: {error.strerror}.", REMAKE) from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"--baseline {str(path)!r} is not JSON.", REMAKE) from error
+        raise InputError(f"--baseline {name} is not JSON.", REMAKE) from error
+    if not is_answer(told):
+        raise InputError(f"--baseline {name} is no answer of check.", REMAKE)
+    return told  # type: ignore[no-any-return]
+
+
+def is_answer(told: Any) -> bool:
+    """Whether this has all that is compared, each of its kind."""
     if not isinstance(told, dict) or told.get("command") != "check" or not isinstance(told.get("result"), dict):
-        raise InputError(f"--baseline {str(path)!r} is no answer of check.", REMAKE)
-    numbers, findings, checkpoints = told["result"].get("numbers"), told.get("findings"), told.get("checkpoints")
-    plain = all(isinstance(part, list) and all(isinstance(one, dict) for one in part) for part in (numbers, findings))
-    if not plain or not isinstance(checkpoints, list) or told["result"].get("verdict") not in ("go", "look", "stop"):
-        raise InputError(f"--baseline {str(path)!r} has no verdict, numbers or findings.", REMAKE)
-    return told
+        return False
+    result = told["result"]
+    lists = (told.get("findings"), result.get("numbers"), told.get("checkpoints"))
+    if not all(isinstance(part, list) and all(isinstance(one, dict) for one in part) for part in lists):
+        return False
+    findings, numbers = told["findings"], result["numbers"]
+    return (
+        result.get("verdict") in ("go", "look", "stop")
+        and all(isinstance(one.get("code"), str) and one.get("severity") in ORDER for one in findings)
+        and all(isinstance(one.get("layer"), str | None) for one in findings)
+        and all(isinstance(one.get("command"), str) and isinstance(one.get("name"), str) for one in numbers)
+        and all(is_number(one.get(key), none=True) for one in findings for key in ("value", "limit"))
+        and all(is_number(one.get("value")) for one in numbers)
+    )
+
+
+def is_number(value: Any, *, none: bool = False) -> bool:
+    """Whether this is a number that floats can hold; `none`: or None."""
+    return (none and value is None) or (type(value) in (int, float) and abs(value) < sys.float_info.max)
 
 
 def compare(
@@ -48,19 +74,19 @@ def compare(
     A finding is known where the earlier answer has its code for the same layer. It must have been as grave, and not
     much nearer to its limit.
     """
-    before = {(one.get("code"), one.get("layer")): one for one in told["findings"]}
+    before = {(one["code"], one.get("layer")): one for one in told["findings"]}
     grave = [one for one in findings if one.severity != "info"]
     known = {one for one in grave if is_known(one, before.get((one.code, one.layer)))}
     here = {(one.code, one.layer) for one in grave}
-    gone = [one["code"] for key, one in before.items() if one.get("severity") in ORDER[1:] and key not in here]
-    steps = [one.get("step") for one in told["checkpoints"] if isinstance(one, dict)]
+    gone = [one["code"] for key, one in before.items() if one["severity"] != "info" and key not in here]
+    steps = [one.get("step") for one in told["checkpoints"]]
     comparison = Comparison(
         path=str(path),
         step=steps[-1] if steps and isinstance(steps[-1], int) else None,
         verdict=told["result"]["verdict"],
         new=tuple(dict.fromkeys(one.code for one in grave if one not in known)),
         known=tuple(dict.fromkeys(one.code for one in grave if one in known)),
-        gone=tuple(dict.fromkeys(map(str, gone))),
+        gone=tuple(dict.fromkeys(gone)),
         changes=tuple(changed_numbers(told["result"]["numbers"], numbers)),
     )
     lowered = [
@@ -72,7 +98,7 @@ def compare(
 
 def is_known(finding: Finding, before: Mapping[str, Any] | None) -> bool:
     """Whether the earlier answer has the finding, no less grave and about as far beyond its limit."""
-    if before is None or before.get("severity") not in ORDER:
+    if before is None:
         return False
     if ORDER.index(str(before["severity"])) < ORDER.index(finding.severity):
         return False
@@ -93,7 +119,7 @@ def changed_numbers(before: Sequence[Mapping[str, Any]], now: Sequence[Number]) 
     changes = []
     for one in now:
         then = earlier.get((one.command, one.name))
-        if isinstance(then, int | float) and not isinstance(then, bool) and then != one.value:
+        if then is not None and then != one.value:
             ratio = one.value / then if then else math.inf
             if ratio <= 0.0 or not 1.0 / CHANGED < ratio < CHANGED:
                 size = abs(math.log(ratio)) if 0.0 < ratio < math.inf else math.inf

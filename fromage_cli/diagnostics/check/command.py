@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fromage_cli.diagnostics.check.forward_pass import FORWARD_PASS, answer_forward_pass, forward_result
-from fromage_cli.errors import FromageError, InputError, NumericalError, ResourceError
+from fromage_cli.errors import FromageError, InputError, NotFiniteError, ResourceError
 from fromage_cli.intake import checkpoint_record, declared_by, likely_problem, open_problem, short_place
 from fromage_cli.intake.sharing import problems_shared
 from fromage_cli.terminal.answer import Answer, Provenance, estimate_answer
@@ -149,7 +149,7 @@ def examine(
         open_problem(last.place, model, batch, limited)
     except FromageError as error:
         examination.look(("norms",), lambda command: inputs.ask(command, **FILES_ALONE), price)
-        if not named and not isinstance(error, NumericalError | ResourceError):
+        if not named and not isinstance(error, NotFiniteError | ResourceError):
             error = InputError(f"No network is given. Add{likely_problem(last, declared_by(last, model.trust))}.")
         examination.miss((FORWARD_PASS, *IN_NETWORK), error, named)
         return

@@ -25,6 +25,8 @@ GROWN = 4.0
 runs."""
 FEW = 0.5
 """Share of layers up to which those that do not move may have been forgotten; more are frozen on purpose."""
+LINEAR = ("Linear", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
+"""Kinds of layers whose matrices have a usual size: one over the square root of their inputs."""
 UNIFORM = 1.0 / math.sqrt(3.0)
 """Root mean square of torch's default weights of linear and convolutional layers, times the square root of inputs."""
 NEAR = 0.05
@@ -56,6 +58,11 @@ class Answered:
         return () if self.norms is None else [one for one in self.norms.layers if len(one.norms) > 1]
 
     @property
+    def has_kinds(self) -> bool:
+        """Whether the network tells of each layer along the run what it is."""
+        return bool(self.layers) and all(one.kind is not None for one in self.layers)
+
+    @property
     def warms_up(self) -> bool:
         """Whether the learning rate of the last file is above that of the one before."""
         files = () if self.state is None else self.state.files[-2:]
@@ -79,7 +86,9 @@ def find_out_of_line(answered: Answered) -> tuple[OutOfLine, ...]:
     """
     tensors: Sequence[Any] = () if answered.inspect is None else answered.inspect.tensors
     last = {one.name: one for one in tensors if len(one.shape) > 1 and (known(one.rms) or 0.0) > 0.0}
-    groups = sibling_groups({name: tuple(one.shape) for name, one in last.items()})
+    kinds = {} if answered.norms is None else {one.name: one.kind for one in answered.norms.layers}
+    tables = {name for name in {*last, *kinds} if looks_like_lookup_table(name) or kinds.get(name) == "Embedding"}
+    groups = sibling_groups({name: tuple(one.shape) for name, one in last.items() if name not in tables})
     found = ((names, out_of_line([last[name].rms for name in names], WEIGHT_FACTOR)) for names in groups)
     odd = {names[place]: factor for names, places in found for place, factor in places.items()}
     grouped = {name for names in groups for name in names}
@@ -87,7 +96,7 @@ def find_out_of_line(answered: Answered) -> tuple[OutOfLine, ...]:
     scaled = {
         name: rms * math.sqrt(math.prod(shape[1:]))
         for name, (rms, shape) in (first or {name: (one.rms, one.shape) for name, one in last.items()}).items()
-        if not looks_like_lookup_table(name) and _GAIN.search(name) is None
+        if name not in tables and _GAIN.search(name) is None and (kinds.get(name) or LINEAR[0]) in LINEAR
     }
     usual = median(scaled.values()) if len(scaled) >= LEAST else math.inf
     large = {name: size / usual for name, size in scaled.items() if size > LARGE * usual and name not in grouped}
@@ -100,21 +109,24 @@ def find_out_of_line(answered: Answered) -> tuple[OutOfLine, ...]:
 def judge_together(answered: Answered, odd: Sequence[OutOfLine]) -> tuple[Finding, ...]:
     """What follows from the answers side by side."""
     return (
-        *(judge_size(one, bool(answered.layers)) for one in odd),
+        *(judge_size(one, answered.has_kinds) for one in odd),
         *judge_decay(answered),
         *judge_forgotten(answered),
     )
 
 
-def judge_size(one: OutOfLine, in_first: bool) -> Finding:
-    """A layer out of line: a warning where it is too large, and not merely so in trained weights without siblings."""
+def judge_size(one: OutOfLine, known_kinds: bool) -> Finding:
+    """A layer out of line: a warning where it is too large; without siblings, where the network tells what it is.
+
+    Other kinds than linear and convolutional layers have sizes of their own.
+    """
     if one.among == "siblings":
         return layer_out_of_line(one.name, "weights are", one.factor, WEIGHT_FACTOR, alarming=one.factor > 1.0)
     return Finding(
         code="layer-large",
-        severity="warn" if in_first else "info",
+        severity="warn" if known_kinds else "info",
         layer=one.name,
-        message=f"its weights {'began' if in_first else 'are'} {one.factor:.2g} × as large as the median layer's, "
+        message=f"its weights {'began' if known_kinds else 'are'} {one.factor:.2g} × as large as the median layer's, "
         "for its number of inputs",
         value=one.factor,
         limit=LARGE,
@@ -175,7 +187,7 @@ def judge_forgotten(answered: Answered) -> Iterator[Finding]:
         name
         for place in still
         if (name := layers[place].name) in fresh
-        or (place > first and _WEIGHT.search(name) is not None and not looks_like_lookup_table(name))
+        or (place > first and _WEIGHT.search(name) is not None and not _is_table(layers[place]))
     ]
     if names:
         held = ", and still has its first random weights" if len(names) == 1 and names[0] in fresh else ""
@@ -187,6 +199,10 @@ def judge_forgotten(answered: Answered) -> Iterator[Finding]:
             "Look whether the optimizer has these parameters, and whether they require a gradient. Of layers that are "
             "frozen on purpose, silence this rule.",
         )
+
+
+def _is_table(layer: Any) -> bool:
+    return layer.kind == "Embedding" or looks_like_lookup_table(layer.name)
 
 
 def as_initialised(answered: Answered) -> set[str]:

@@ -11,6 +11,8 @@ MOST_UNITS = 0.5
 """Share of a layer's units that may be 0 on every row: at most .38 in healthy runs, .94 where 15 of 16 never act."""
 FEWEST_VALUES = 32
 """Values of each unit below which many are 0 by chance: a unit that is on for a tenth of the rows needs as many."""
+USUALLY_ON = 10.0
+"""Values at which the other units must be on. Sparse features are on at a few alone, and more rows tell."""
 STALE = 0.1
 """Nats between running and batch statistics: at most .018 in healthy runs, from .53 on where they are stale."""
 TIMES_EXPECTED = 4.0
@@ -31,33 +33,36 @@ GAP = 2.0
 
 def judge_forward(forward: ForwardPass, trained: bool | None) -> tuple[Finding, ...]:
     """What is remarkable about a forward pass; `trained`: whether there were steps before it, where that is known."""
-    found = [*_units(forward)]
+    found = [*judge_units(forward)]
     if trained is not False:  # before training nothing is learned and nothing is remembered
-        found += [*_statistics(forward, trained), *_course(forward), *_guessing(forward, trained)]
+        found += [*judge_statistics(forward, trained), *judge_course(forward), *_guessing(forward, trained)]
         if isinstance(forward.held_out, HeldOut):
-            found += _held_out(forward, forward.held_out)
+            found += judge_held_out(forward, forward.held_out)
     return tuple(found)
 
 
-def _units(forward: ForwardPass) -> Iterator[Finding]:
+def judge_units(forward: ForwardPass) -> Iterator[Finding]:
     """Layers of which more than half the units do nothing on this batch."""
     for layer in forward.units:
         if layer.share > MOST_UNITS and layer.values >= FEWEST_VALUES:
+            sparse = layer.usual is not None and layer.usual < USUALLY_ON
             yield Finding(
                 code="units-dead",
-                severity="warn",
+                severity="info" if sparse else "warn",
                 layer=layer.after or layer.name or None,
                 message=f"{layer.dead} of its {layer.units} units are 0 on every row of the batch",
                 value=layer.share,
                 limit=MOST_UNITS,
-                hint=(
+                hint="The others are on at a few values alone. Give more rows: some of these may be on there."
+                if sparse
+                else (
                     "They get no gradient, and so stay as they are. Lower the learning rate, look at the biases before "
                     "them, or take an activation without zeros."
                 ),
             )
 
 
-def _statistics(forward: ForwardPass, trained: bool | None) -> Iterator[Finding]:
+def judge_statistics(forward: ForwardPass, trained: bool | None) -> Iterator[Finding]:
     """The layer whose running statistics are farthest off, where evaluation suffers from it."""
     tracked = [layer for layer in forward.batch_statistics if layer.tracked or trained]
     farthest = max(tracked, key=lambda layer: layer.distance, default=None)
@@ -83,7 +88,7 @@ def _statistics(forward: ForwardPass, trained: bool | None) -> Iterator[Finding]
         )
 
 
-def _course(forward: ForwardPass) -> Iterator[Finding]:
+def judge_course(forward: ForwardPass) -> Iterator[Finding]:
     """A loss that was lower at an earlier checkpoint, by much of what had been learned there."""
     best = min(forward.earlier, key=lambda one: one.loss, default=None)
     if best is None or isinstance(forward.guessing, Missing):
@@ -98,8 +103,8 @@ def _course(forward: ForwardPass) -> Iterator[Finding]:
         yield Finding(
             code="loss-rises",
             severity="fail" if gone > MOSTLY_GONE else "warn",
-            message=f"the loss on this batch was {best.loss:.3g} {when} and is {forward.loss:.3g} now, so that {share} "
-            "of what was learned is gone",
+            message=f"{share} of what was learned is gone: the loss was {best.loss:.3g} {when}, and is "
+            f"{forward.loss:.3g} now",
             value=gone,
             limit=MOSTLY_GONE if gone > MOSTLY_GONE else GONE,
             hint=(
@@ -131,7 +136,7 @@ def _guessing(forward: ForwardPass, trained: bool | None) -> Iterator[Finding]:
         )
 
 
-def _held_out(forward: ForwardPass, rows: HeldOut) -> Iterator[Finding]:
+def judge_held_out(forward: ForwardPass, rows: HeldOut) -> Iterator[Finding]:
     """A loss that does not carry over to rows that training does not see, both as training normalises them."""
     guess = None if isinstance(rows.guessing, Missing) else rows.guessing.guess
     learned = not isinstance(forward.guessing, Missing) and forward.guessing.ratio < GUESSING

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fromage_cli.diagnostics.check.result import Number, Skipped
-from fromage_cli.errors import FromageError, NumericalError, ResourceError
+from fromage_cli.errors import FromageError, NotFiniteError, ResourceError
 from fromage_cli.findings import Finding
 from fromage_cli.terminal.answer import Answer, Answers, Estimate, EstimateResult
 from fromage_cli.terminal.words import in_seconds
@@ -56,10 +56,10 @@ class Examination:
     def miss(self, commands: Sequence[str], error: FromageError, named: bool = False) -> None:
         """These cannot look; `named`: the user named what they need, so that it has to be usable.
 
-        A loss that is not finite is a failure of the run.
+        Weights, a loss or a gradient that are not finite are a failure of the run.
         """
         self.skip(commands, error.message)
-        if isinstance(error, NumericalError):
+        if isinstance(error, NotFiniteError):
             message = error.message.removesuffix(".")
             self.failures.append(Finding("loss-not-finite", "fail", message, hint=error.hint))
         elif named or isinstance(error, ResourceError):

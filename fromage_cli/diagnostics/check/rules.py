@@ -1,5 +1,6 @@
 """The rules of `check`: every code that it may find, and what the user's own rules change, add or silence."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from fnmatch import fnmatchcase
@@ -149,11 +150,11 @@ def read_rule(entry: object) -> UserRule:
     if unknown := [str(key) for key in entry if key not in KEYS]:
         raise UsageError(f"{where} has the unknown key {visible(unknown[0])!r}.", nearest(unknown[0], KEYS))
     code = entry.get("code")
-    if not isinstance(code, str):
+    if not isinstance(code, str) or not code:
         raise UsageError(f"{where} has no code.", f"Name one:\n{EXAMPLE}")
     where = f"The rule {visible(code)!r}"
     told = RULES.get(code)
-    quantity, severity = entry.get("quantity", told.quantity if told else ""), entry.get("severity")
+    quantity, severity = entry.get("quantity", ""), entry.get("severity")
     if told is None and "quantity" not in entry:
         raise UsageError(
             f"No rule has the code {visible(code)!r}.",
@@ -162,14 +163,19 @@ def read_rule(entry: object) -> UserRule:
     if severity is not None and severity not in SEVERITIES:
         raise UsageError(f"{where} has the severity {severity!r}.", f"It may be {', '.join(SEVERITIES)}.")
     limits = {side: entry[side] for side in ("above", "below") if side in entry}
-    if any(isinstance(limit, bool) or not isinstance(limit, int | float) for limit in limits.values()):
+    if not all(type(limit) in (int, float) and math.isfinite(limit) for limit in limits.values()):
         raise UsageError(f"{where} has a limit that is no number.", "Write it as a number: above = 2.0")
-    if limits and not quantity:
+    if told is not None and limits and not told.quantity:
         raise UsageError(f"{where} has no single number to hold against a limit.", "Leave above and below out.")
+    if told is not None and "quantity" in entry:
+        raise UsageError(f"{where} has its own quantity.", "Leave it out, or give your rule another code.")
     if told is None and not limits:
         raise UsageError(f"{where} has no limit.", "Give above or below, as a number.")
     if not all(isinstance(entry.get(key, ""), str) for key in ("quantity", "message", "hint")):
         raise UsageError(f"{where} has words that are no text.", "Write quantity, message and hint in quotes.")
+    command = quantity.partition(".")[0]
+    if told is None and command not in (commands := {rule.command for rule in RULES.values()}):
+        raise UsageError(f"{where} asks no command of {visible(quantity)!r}.", nearest(command, sorted(commands)))
     layers = entry.get("layers", ["*"])
     patterns = [layers] if isinstance(layers, str) else layers
     if not isinstance(patterns, list) or not all(isinstance(one, str) for one in patterns):
@@ -188,17 +194,19 @@ def read_rule(entry: object) -> UserRule:
 def apply(rules: Sequence[UserRule], findings: Sequence[Finding], results: Mapping[str, object]) -> list[Finding]:
     """The findings under the user's rules, each taken in its order.
 
-    Raises UsageError for a quantity that a command which looked does not have.
+    Of a code that `check` has, a limit keeps the findings beyond it: a stricter one than the command's finds no more.
+    A rule with a code of its own judges its quantity. Raises UsageError for a quantity that is no number.
     """
     told = list(findings)
     for rule in rules:
-        if rule.limit is not None:
-            told = [*(one for one in told if not rule.meant(one)), *judge_quantity(rule, told, results)]
+        if rule.code not in RULES:
+            told += judge_quantity(rule, results)
         changed = []
         for one in told:
+            within = rule.limit is not None and one.value is not None and not rule.beyond(one.value)
             if not rule.meant(one):
                 changed.append(one)
-            elif rule.severity != "off":
+            elif rule.severity != "off" and not within:
                 severity = cast("Severity", rule.severity or one.severity)
                 changed.append(
                     replace(one, severity=severity, message=rule.message or one.message, hint=rule.hint or one.hint)
@@ -207,29 +215,27 @@ def apply(rules: Sequence[UserRule], findings: Sequence[Finding], results: Mappi
     return told
 
 
-def judge_quantity(rule: UserRule, told: Sequence[Finding], results: Mapping[str, object]) -> Iterator[Finding]:
-    """The findings of a rule with a limit of its own; the command's words where it found the same."""
-    usual = RULES.get(rule.code)
-    severity = cast("Severity", usual.severity.split(",")[-1] if usual else "warn")
-    same = {one.layer: one for one in told if rule.meant(one)}
+def judge_quantity(rule: UserRule, results: Mapping[str, object]) -> Iterator[Finding]:
+    """The findings of a rule that the user added, one for each layer that is beyond its limit."""
+    furthest: dict[str | None, float] = {}
     for layer, value in quantity_values(results, rule.quantity):
-        if not rule.beyond(value):
-            continue
-        found = same.get(layer) or Finding(
+        if rule.beyond(value):
+            known_one = furthest.get(layer, value)
+            furthest[layer] = max(known_one, value) if rule.above is not None else min(known_one, value)
+    for layer, value in furthest.items():
+        yield Finding(
             code=rule.code,
-            severity=severity,
+            severity="info",
             layer=layer,
             message=f"{rule.quantity} is {value:.4g}, {'above' if rule.above is not None else 'below'} your limit "
             f"{rule.limit:g}",
             value=value,
+            limit=rule.limit,
         )
-        found = replace(found, value=value, limit=rule.limit)
-        if rule.meant(found):
-            yield found
 
 
 def quantity_values(results: Mapping[str, object], path: str) -> list[tuple[str | None, float]]:
-    """The finite numbers at a path such as `norms.layers.first_to_last`, each with the layer that it is of.
+    """The numbers at a path such as `norms.layers.first_to_last`, each with the layer that it is of.
 
     A list of layers stands for each of them, one of numbers for its last. Where the command did not look, there is
     none. Raises UsageError where its result has no such field.
@@ -241,8 +247,9 @@ def quantity_values(results: Mapping[str, object], path: str) -> list[tuple[str 
     for name in names:
         found = [(layer, _field(held, name, path)) for layer, held in found]
         found = [entry for layer, held in found for entry in _spread(layer, held)]
-    numbers = [(layer, held) for layer, held in found if isinstance(held, int | float) and not isinstance(held, bool)]
-    return [(layer, float(value)) for layer, value in numbers]
+    if any(is_dataclass(held) or isinstance(held, str | bool | Mapping) for _, held in found):
+        raise UsageError(f"quantity {visible(path)!r} is no number.", "Go on to a number in it, as sharpness.ratio.")
+    return [(layer, float(held)) for layer, held in found if isinstance(held, int | float)]
 
 
 def _field(held: Any, name: str, path: str) -> Any:
@@ -260,5 +267,5 @@ def _spread(layer: str | None, held: Any) -> list[tuple[str | None, Any]]:
     if not isinstance(held, list | tuple):
         return [] if held is None else [(layer, held)]
     if held and is_dataclass(held[0]):
-        return [(getattr(one, "name", layer), one) for one in held]
+        return [(getattr(one, "name", getattr(one, "module", layer)), one) for one in held]
     return [(layer, held[-1])] if held else []

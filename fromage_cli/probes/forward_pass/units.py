@@ -43,6 +43,8 @@ class ActivationUnits:
     """dead / units."""
     values: int
     """How many values of each unit were seen: rows times places."""
+    usual: float | None
+    """At how many of them a unit that is on at all is on, the median over such units; None where none is."""
 
 
 class UnitWatcher(TorchFunctionMode):
@@ -63,7 +65,7 @@ class UnitWatcher(TorchFunctionMode):
         self._layer, self._width, self._second = "", 0, False
         """Of the last layer: its module, how many units it has, and whether these are its second dimension."""
         self._lit: dict[tuple[str, str, int], Tensor] = {}
-        """Whether each unit was ever switched on; by module, layer before and number of units."""
+        """At how many values each unit was on; by module, layer before and number of units."""
         self._values: dict[tuple[str, str, int], int] = {}
 
     def __enter__(self) -> "UnitWatcher":
@@ -105,8 +107,8 @@ class UnitWatcher(TorchFunctionMode):
         if self._second and (shape[1] == self._width or shape[-1] != self._width):
             axis = 1
         key = self._running[-1], self._layer, shape[axis]
-        lit = ~(output <= 0.0).transpose(0, axis).flatten(1).all(1)
-        self._lit[key] = self._lit[key] | lit if key in self._lit else lit
+        lit = (~(output <= 0.0)).transpose(0, axis).flatten(1).sum(1)
+        self._lit[key] = self._lit[key] + lit if key in self._lit else lit
         self._values[key] = self._values.get(key, 0) + output.numel() // max(1, shape[axis])
 
     @property
@@ -114,8 +116,10 @@ class UnitWatcher(TorchFunctionMode):
         """What was seen so far, in the order of the calls."""
         found = []
         for (name, after, units), lit in self._lit.items():
-            dead = units - int(lit.sum())
-            found.append(ActivationUnits(name, after, units, dead, dead / units, self._values[name, after, units]))
+            on, values = lit[lit > 0], self._values[name, after, units]
+            dead = units - len(on)
+            usual = float(on.double().median()) if len(on) else None
+            found.append(ActivationUnits(name, after, units, dead, dead / units, values, usual))
         return tuple(found)
 
 

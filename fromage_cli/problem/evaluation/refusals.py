@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from fromage_cli.errors import MismatchError, NumericalError
+from fromage_cli.errors import MismatchError, NotFiniteError
 
 if TYPE_CHECKING:
     from fromage_cli.problem.evaluation.problem import Problem
@@ -79,16 +79,16 @@ def require_same_loss(first: float, again: float) -> None:
 
 
 def require_finite_loss(loss: float) -> None:
-    """Raises NumericalError where the loss is NaN or infinite."""
+    """Raises NotFiniteError where the loss is NaN or infinite."""
     if not math.isfinite(loss):
-        raise NumericalError(
+        raise NotFiniteError(
             f"The loss at the checkpoint's own weights is {loss}.",
             "Check for NaN or infinite weights, a batch that is not normalised as in training, or a wrong loss.",
         )
 
 
 def require_gradient(loss: float, gradients: Mapping[str, Tensor]) -> None:
-    """Raises MismatchError where no tensor receives a gradient, and NumericalError where anything is not finite."""
+    """Raises MismatchError where no tensor receives a gradient, and NotFiniteError where anything is not finite."""
     if not gradients:
         raise MismatchError(
             "No trainable tensor receives a gradient from this loss.",
@@ -99,7 +99,7 @@ def require_gradient(loss: float, gradients: Mapping[str, Tensor]) -> None:
         name for name, gradient in gradients.items() if not (gradient.sum().isfinite() or gradient.isfinite().all())
     ]
     if bad:
-        raise NumericalError(
+        raise NotFiniteError(
             f"The gradient at the checkpoint's own weights is not finite in {len(bad)} of {len(gradients)} tensors, "
             f"first in {bad[0]!r}.",
             "Try --dtype float64. If that does not help, the loss has no gradient at these weights.",

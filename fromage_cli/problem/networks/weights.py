@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fromage_cli.checkpoints.names.naming import listed
 from fromage_cli.checkpoints.storage.peculiarities import remedy
 from fromage_cli.counting import counted, first_names
-from fromage_cli.errors import MismatchError, NumericalError
+from fromage_cli.errors import MismatchError, NotFiniteError
 from fromage_cli.problem.networks.hugging_face_weights import as_transformers_reads, may_be_missing
 from fromage_cli.problem.networks.layers import TrainableTensor, unwrapped
 from fromage_cli.problem.networks.weight_names import Match, is_computed, match_names, missing_names, names_error
@@ -202,7 +202,7 @@ def _copy(expected: Mapping[str, Tensor], checkpoint: "Checkpoint", match: Match
             count = int((~value.isfinite()).sum())  # none where only the sum was too large
             nonfinite += [f"{stored}: {count} of {value.numel()}"] if count else []
     if nonfinite:
-        raise NumericalError(
+        raise NotFiniteError(
             f"{checkpoint.place} holds NaN or infinity in {counted(len(nonfinite), 'tensor')}: "
             f"{'; '.join(nonfinite[:3])}.",
             "Take an earlier checkpoint. fromage-diag inspect shows which tensors are affected.",

@@ -1,6 +1,7 @@
 """An earlier answer beside this one."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,33 @@ def test_numbers_that_changed_by_half_or_their_sign() -> None:
     comparison, _ = compare(told(numbers=numbers), Path("b"), (), [*now, Number("norms", "new", 1.0, "")])
     assert [one.name for one in comparison.changes] == ["turned", "from zero", "fell", "grew"]
     assert comparison.changes[-1] == Change("norms", "grew", 1.0, 2.0)
+
+
+ODD = (
+    {"findings": [{"code": ["x"], "severity": "warn"}]},
+    {"findings": [{"severity": "warn"}]},
+    {"findings": [{"code": "x", "severity": "grave"}]},
+    {"findings": [{"code": "x", "severity": "warn", "value": 10**400}]},
+    {"result": {"verdict": "go", "numbers": [{"command": "norms", "name": {}, "value": 1.0}]}},
+    {"result": {"verdict": "go", "numbers": [{"command": "norms", "name": "x", "value": "1"}]}},
+    {"result": {"verdict": "fine", "numbers": []}},
+    {"checkpoints": [3]},
+)
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_an_answer_with_odd_parts_is_refused(tmp_path: Path, odd: dict[str, Any]) -> None:
+    path = tmp_path / "b.json"
+    path.write_text(json.dumps(told() | odd))
+    with pytest.raises(InputError, match="no answer of check"):
+        read_baseline(path)
+
+
+def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(InputError, match="no regular file"):
+            read_baseline(place)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", json.dumps({"command": "norms", "result": {}}), "[" * 100_000])

@@ -21,7 +21,14 @@ def tensor(name: str, weights: torch.Tensor) -> Any:
 
 def layer(name: str, factor: float = 1.0, *, verdict: str = "untested", **others: Any) -> Any:
     """A layer of 8 × 8 whose norm begins at 1."""
-    told = {"unchanged": False, "never_updated": False, "shape": (8, 8), "parameters": 64, "first_norm": 1.0} | others
+    told = {
+        "kind": None,
+        "unchanged": False,
+        "never_updated": False,
+        "shape": (8, 8),
+        "parameters": 64,
+        "first_norm": 1.0,
+    } | others
     invariance = SimpleNamespace(verdict=verdict)
     return SimpleNamespace(name=name, norms=(1.0, factor), first_to_last=factor, invariance=invariance, **told)
 
@@ -49,6 +56,9 @@ def test_a_matrix_out_of_line_with_those_of_other_blocks() -> None:
     assert (odd.name, odd.among) == ("blocks.2.up.weight", "siblings")
     assert odd.factor == pytest.approx(10.0, rel=0.05)
     assert find_out_of_line(Answered()) == ()
+    same_shape = {"wte.weight": 10.0, "a.weight": 1.0, "b.weight": 1.0, "c.weight": 1.1, "d.weight": 0.9}
+    tables = [SimpleNamespace(name=name, shape=(8, 8), rms=size, max_abs=1.0) for name, size in same_shape.items()]
+    assert find_out_of_line(Answered(inspect=SimpleNamespace(tensors=tables))) == ()
 
 
 @pytest.mark.parametrize("widths", [(3, 16, 64, 10), (784, 300, 100, 30, 10)])
@@ -64,14 +74,16 @@ def test_a_layer_that_begins_ten_times_too_large_is_named_in_any_shapes(widths: 
     assert odd.factor == pytest.approx(10.0, rel=0.2)
 
 
-def test_a_run_is_held_by_its_first_file_and_trained_weights_alone_are_no_warning() -> None:
+def test_without_siblings_a_network_has_to_tell_the_kinds() -> None:
     norms = {"a": 1.0, "b": 1.1, "c": 0.9, "d": LARGE * 1.2, "embed": 99.0}
-    layers = [
-        layer(name, first_norm=norm * 8, shape=(4, 16 + place)) for place, (name, norm) in enumerate(norms.items())
+    sized = [
+        {"name": name, "first_norm": norm * 8, "shape": (4, 16 + place)}
+        for place, (name, norm) in enumerate(norms.items())
     ]
-    assert codes(run(*layers)) == [("layer-large", "warn", "d")]
-    odd = OutOfLine("d", 5.0, "network")
-    assert [one.severity for one in judge_together(Answered(), (odd,))] == ["info"]
+    assert codes(run(*(layer(**one) for one in sized))) == [("layer-large", "info", "d")]
+    assert codes(run(*(layer(**one, kind="Linear") for one in sized))) == [("layer-large", "warn", "d")]
+    for kind in ("Embedding", "Perceiver", "Bilinear"):  # which have sizes of their own
+        assert codes(run(*(layer(**one, kind=kind if one["name"] == "d" else "Conv2d") for one in sized))) == []
 
 
 def test_a_layer_out_of_line_is_named_with_its_factor() -> None:

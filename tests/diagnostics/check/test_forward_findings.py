@@ -25,8 +25,8 @@ STATISTICS = LayerStatistics("norm", 8, True, 0.5, 0.01)
 HEALTHY = ForwardPass(128, 1.0, 1.0, Guessing("cross-entropy", 128, 1.0, 2.0, 0.5), (), ())
 
 
-def units(off: int, values: int = 128) -> ForwardPass:
-    return replace(HEALTHY, units=(ActivationUnits("relu", "layer", 16, off, off / 16, values),))
+def units(off: int, values: int = 128, usual: float | None = 50.0) -> ForwardPass:
+    return replace(HEALTHY, units=(ActivationUnits("relu", "layer", 16, off, off / 16, values, usual),))
 
 
 def codes(found: ForwardPass, trained: bool | None = True) -> list[tuple[str, str]]:
@@ -48,6 +48,8 @@ def test_more_than_half_of_the_units() -> None:
     )
     assert found.message == "15 of its 16 units are 0 on every row of the batch"
     assert codes(units(8)) == codes(units(15, values=31)) == []
+    assert codes(units(15, usual=3.0)) == [("units-dead", "info")]  # the others are on now and then
+    assert codes(units(16, usual=None)) == [("units-dead", "warn")]
 
 
 def test_stale_statistics_that_harm() -> None:

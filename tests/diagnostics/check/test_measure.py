@@ -6,7 +6,7 @@ from fromage_cli.diagnostics.check.comparisons import Answered
 from fromage_cli.diagnostics.check.findings import judge
 from fromage_cli.diagnostics.check.measure import OUT_OF_TIME, Examination
 from fromage_cli.diagnostics.check.result import Number, Skipped
-from fromage_cli.errors import InputError, MismatchError, NumericalError, ResourceError
+from fromage_cli.errors import InputError, MismatchError, NotFiniteError, NumericalError, ResourceError
 from fromage_cli.findings import Finding
 from fromage_cli.terminal.answer import Answer, Answers, Estimate, EstimateResult, summary
 
@@ -57,7 +57,7 @@ def test_a_network_that_was_named_has_to_be_usable() -> None:
 
 
 def test_a_loss_that_is_not_finite_is_a_failure() -> None:
-    found = asked({"a": answer(INFO), "b": NumericalError("The loss at these weights is nan.", "Look.")})
+    found = asked({"a": answer(INFO), "b": NotFiniteError("The loss at these weights is nan.", "Look.")})
     (failure,) = [one for one in judge(Answered(), (), found.findings) if one.severity == "fail"]
     assert (failure.code, failure.message, failure.hint) == (
         "loss-not-finite",
@@ -65,6 +65,8 @@ def test_a_loss_that_is_not_finite_is_a_failure() -> None:
         "Look.",
     )
     assert [one.command for one in found.skipped] == ["b"] and found.error is None
+    other = asked({"a": NumericalError("The curvature is not finite.")})
+    assert other.findings == () and other.skipped == [Skipped("a", "The curvature is not finite.")]
 
 
 def test_a_limit_ends_the_round() -> None:

@@ -23,9 +23,21 @@ class Layer:
 
 
 @dataclass
+class Head:
+    logit: float
+
+
+@dataclass
+class Call:
+    module: str
+    heads: tuple[Head, ...]
+
+
+@dataclass
 class Result:
     ratio: float
     layers: tuple[Layer, ...] = ()
+    calls: tuple[Call, ...] = (Call("attention", (Head(3.0), Head(7.0))),)
 
 
 RESULTS = {
@@ -64,13 +76,10 @@ def test_a_rule_may_speak_of_some_layers() -> None:
     assert apply([silenced], [ABOVE], {}) == [ABOVE]  # which is of the whole network
 
 
-def test_a_limit_of_the_users_own_is_held_against_the_quantity() -> None:
+def test_a_limit_keeps_what_is_beyond_it() -> None:
     assert apply([rule(code="above-threshold", above=2.0)], [ABOVE], RESULTS) == []
-    (kept,) = apply([rule(code="above-threshold", above=1.2)], [ABOVE], RESULTS)
-    assert (kept.message, kept.limit) == (ABOVE.message, 1.2)
-    (made,) = apply([rule(code="above-threshold", above=1.2)], [], RESULTS)
-    assert (made.severity, made.value, made.limit) == ("warn", 1.5, 1.2)
-    assert made.message == "sharpness.ratio is 1.5, above your limit 1.2"
+    assert apply([rule(code="above-threshold", above=1.2)], [ABOVE, *FAR], RESULTS) == [ABOVE, *FAR]
+    assert apply([rule(code="above-threshold", above=0.1)], [], RESULTS) == []  # where the command has its reasons
 
 
 def test_a_new_rule_names_a_quantity() -> None:
@@ -84,6 +93,9 @@ def test_a_new_rule_names_a_quantity() -> None:
         "Look.",
     )
     assert apply([rule(code="x", quantity="norms.layers.norm", above=0)], [], RESULTS) == []  # which did not look
+    (every,) = apply([rule(code="x", quantity="sharpness.calls.heads.logit", above=1)], [], RESULTS)
+    assert (every.layer, every.value, every.severity) == ("attention", 7.0, "warn")
+    assert every.message == "sharpness.calls.heads.logit is 7, above your limit 1"
 
 
 def test_quantities() -> None:
@@ -91,6 +103,9 @@ def test_quantities() -> None:
     assert quantity_values(RESULTS, "sharpness.layers.norm") == [("a", 2.0)]
     assert quantity_values(RESULTS, "sharpness.layers.norms") == [("a", 3.0), ("b", 4.0)]
     assert quantity_values(RESULTS, "check.out_of_line.factor") == []
+    for path in ("sharpness", "sharpness.layers", "sharpness.layers.name"):
+        with pytest.raises(UsageError, match="is no number"):
+            quantity_values(RESULTS, path)
     with pytest.raises(UsageError, match="no 'ratoi'") as caught:
         quantity_values(RESULTS, "sharpness.ratoi")
     assert "ratio" in caught.value.hint
@@ -107,6 +122,10 @@ def test_quantities() -> None:
         ({"code": "layer-forgotten", "above": 2}, "Leave"),
         ({"code": "mine", "quantity": "sharpness.ratio"}, "above or below"),
         ({"code": "mine", "quantity": 3, "above": 1}, "quotes"),
+        ({"code": "mine", "quantity": "sharpnes.ratio", "above": 1}, "sharpness"),
+        ({"code": "mine", "quantity": "sharpness.ratio", "above": float("nan")}, "number"),
+        ({"code": "above-threshold", "quantity": "sharpness.ratio", "above": 1}, "another code"),
+        ({"code": "", "severity": "off"}, "code ="),
         ({"code": "above-threshold", "layers": [1]}, "patterns"),
         ({"severity": "off"}, "code ="),
         ("above-threshold", "table"),

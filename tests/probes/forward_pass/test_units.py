@@ -37,9 +37,11 @@ class Calls(nn.Module):
 
 def test_units_that_are_off_are_counted_with_their_layer() -> None:
     model = nn.Sequential(with_off(nn.Linear(8, 16), 5), nn.ReLU(), with_off(nn.Linear(16, 4), 4), nn.ReLU())
-    assert watched(model, torch.randn(64, 8)) == (
-        ActivationUnits("1", "0", 16, 5, 5 / 16, 64),
-        ActivationUnits("3", "2", 4, 4, 1.0, 64),
+    rows = torch.randn(64, 8)
+    on = (model[0](rows) > 0.0).sum(0)
+    assert watched(model, rows) == (
+        ActivationUnits("1", "0", 16, 5, 5 / 16, 64, float(on[on > 0].double().median())),
+        ActivationUnits("3", "2", 4, 4, 1.0, 64, None),
     )
 
 
@@ -102,7 +104,9 @@ def test_a_unit_is_off_only_where_no_pass_switches_it_on() -> None:
         layer.weight.copy_(torch.eye(4))
     model, first = nn.Sequential(layer, nn.ReLU()), torch.tensor([[1.0, -1.0, 0.0, -1.0]])
     assert watched(model, first)[0].dead == 3
-    assert watched(model, first, torch.tensor([[-1.0, 2.0, 0.0, -1.0]]))[0] == ActivationUnits("1", "0", 4, 2, 0.5, 2)
+    assert watched(model, first, torch.tensor([[-1.0, 2.0, 0.0, -1.0]]))[0] == ActivationUnits(
+        "1", "0", 4, 2, 0.5, 2, 1.0
+    )
 
 
 def test_an_activation_of_several_layers_counts_for_each() -> None:
