@@ -107,7 +107,7 @@ def command(
     if metrics is not None:
         refuse_foreign(metrics)
     say: Callable[[str], None] = (lambda text: None) if output.quiet else (lambda text: streams.say(visible(text)))
-    kept = WatchLog(log, say)
+    kept = WatchLog(log, Path(directory), say)
     try:
         sinks = [] if tensorboard is None else [tensorboard_sink(tensorboard)]
         sinks += [] if mlflow is None else [mlflow_sink(mlflow, log)]
@@ -188,7 +188,7 @@ def _spelled(name: str, value: object) -> Iterator[str]:
 
 
 def exit_code(log: WatchLog, fail_on: str) -> int:
-    """Return the code of the gravest verdict in the log, else that of the first checkpoint that was not judged."""
+    """Return the code of the gravest verdict on this run, else that of the first checkpoint that was not judged."""
     if log.verdicts.get("stop") and fail_on in ("warn", "fail"):
         return FAILURES
     if log.verdicts.get("look") and fail_on == "warn":

@@ -73,6 +73,28 @@ def test_a_run_is_judged_from_its_files(save: Save, call: Call, tmp_path: Path) 
     assert (tmp_path / "told").read_text() == "2 stop\n"  # once, over all calls
 
 
+def test_runs_that_share_a_log_have_their_own_verdicts(save: Save, call: Call, tmp_path: Path) -> None:
+    save("step-900.pt", float("nan"))
+    assert call("run", "--once", "--interval", ".01")[0] == 11
+    other = tmp_path / "other"
+    other.mkdir()
+    code, out, err = call("other", "--once", "--interval", ".01")
+    assert (code, out) == (3, "") and "No complete checkpoint was found in other" in err
+    save("../other/step-1.pt", 1.0)
+    (tmp_path / "latest").symlink_to("other")
+    code, out, err = call("latest", "--interval", ".01", "--until-step", "1", "--fail-on", "warn")
+    assert code == 0 and "step 1  Go on" in out and "1 checkpoint in fromage-watch.jsonl" in err
+    (tmp_path / "run" / "step-900.pt").rename(other / "step-900.pt")  # its content was judged, in another run
+    assert call("other", "--once", "--interval", ".01")[0] == 11
+    (tmp_path / "latest").unlink()
+    (tmp_path / "third").mkdir()
+    (tmp_path / "latest").symlink_to("third")
+    assert call("latest", "--once", "--interval", ".01")[0] == 3
+    found = [(one["path"], one["exit_code"]) for one in records(tmp_path / "fromage-watch.jsonl")]
+    names = [("run/step-900.pt", 11), ("other/step-1.pt", 0), ("other/step-900.pt", 11)]
+    assert found == [(str(tmp_path / name), code) for name, code in names]
+
+
 def test_with_json_the_lines_of_the_log_are_printed(save: Save, call: Call, tmp_path: Path) -> None:
     save("last.pt", 1.0)
     code, out, err = call("run", "--once", "--interval", ".01", "--json", "-q", "--log", "other.jsonl")
