@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fromage_cli.checkpoints.storage.files import irregular
 from fromage_cli.checkpoints.storage.remote import is_url
 from fromage_cli.counting import counted
 from fromage_cli.errors import InputError, UsageError
@@ -135,6 +136,14 @@ def refuse_places(directory: str, places: Mapping[str, Path | None], output: Out
         raise UsageError(
             f"watch prints lines for a person or JSON lines, not {output.format}.",
             "Leave --format out, or give --json. jq makes tables of the log.",
+        )
+    if Path(directory).exists() and not Path(directory).is_dir():
+        raise UsageError(f"{visible(directory)} is a file.", "Name its directory, or use check.")
+    log = places["--log"]
+    if log is not None and log.exists() and (kind := irregular(log.stat().st_mode)):
+        raise UsageError(
+            f"--log {visible(str(log))} is {kind}; expected a regular file.",
+            "Name a file. With --json its lines are printed too.",
         )
     home = Path(directory).resolve()
     for flag, place in places.items():

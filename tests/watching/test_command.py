@@ -117,6 +117,10 @@ def test_numbers_go_to_a_sink(save: Save, call: Call, tmp_path: Path, flag: str,
         (("https://x.org/run",), 2, "local directory"),
         (("run", "--log", "run/log.jsonl"), 2, "run's own directory"),
         (("run", "--tensorboard", "run/tb"), 2, "run's own directory"),
+        (("run", "--log", "/dev/null"), 2, "is a character device; expected a regular file"),
+        (("run", "--log", "pipe"), 2, "--log pipe is a pipe (FIFO); expected a regular file"),
+        (("run", "--log", "."), 2, "is a directory; expected a regular file"),
+        (("step-1.pt",), 2, "step-1.pt is a file. hint: Name its directory, or use check."),
         (("run", "--format", "csv"), 2, "not csv"),
         (("run", "-o", "x.json"), 2, "no option -o"),
         (("run", "--interval", "0"), 2, "time such as"),
@@ -127,11 +131,19 @@ def test_numbers_go_to_a_sink(save: Save, call: Call, tmp_path: Path, flag: str,
     ],
 )
 def test_a_refusal_says_what_to_do(
-    run_directory: Path, call: Call, arguments: Sequence[str], code: int, words: str
+    run_directory: Path, call: Call, tmp_path: Path, arguments: Sequence[str], code: int, words: str
 ) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "step-1.pt").write_bytes(b"weights")
     found, out, err = call(*arguments, "--once", *(("--interval", ".01") if "--interval" not in arguments else ()))
     assert (found, out) == (code, "") and words in " ".join(err.split())
     assert "hint: " in err
+
+
+def test_standard_output_is_no_log(run_directory: Path, tmp_path: Path) -> None:
+    process = begun("run", "--once", "--log", "/dev/stdout", cwd=tmp_path)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (2, "") and "--log /dev/stdout is a pipe (FIFO)" in err and "--json" in err
 
 
 def test_what_runs_a_command_comes_from_the_command_line_alone(
