@@ -202,9 +202,10 @@ def report(error: BaseException, args: Sequence[str]) -> int:
     last call: with `--force` it replaces the file of the one before.
     """
     failure, wanted, running = understood(error), asked(args), session.current()
+    text = "\n".join(message_lines(failure, wanted.verbose))
     if wanted.debug:
-        streams.say("".join(traceback.format_exception(error)).rstrip())
-    streams.say("\n".join(message_lines(failure, wanted.verbose)))
+        text = "".join(traceback.format_exception(error)).rstrip() + f"\n{text}"
+    streams.say(streams.without_commands(text) if wanted.document == "github" else text)
     if wanted.document is None or running.delivered:
         return failure.exit_code
     text = document(wanted.document, [failure], running.circumstances)

@@ -5,12 +5,14 @@ import codecs
 import contextlib
 import io
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from typing import TextIO
 
 from fromage_cli.errors import InputError
+from fromage_cli.terminal import session
 from fromage_cli.terminal.words import ASCII_ERRORS
 
 DEFAULT_WIDTH = 80
@@ -148,13 +150,23 @@ def _write_whole(stream: TextIO, text: str) -> None:
 def say(text: str) -> None:
     """One or more lines for the person, on standard error; silently nothing where that is closed.
 
-    A terminal gets them broken between words, a file or a pipe as they are.
+    A terminal gets them broken between words, a file or a pipe as they are. None is a command to GitHub's runner.
     """
     if sys.stderr is not None and not sys.stderr.closed:
         if is_terminal(sys.stderr):
             text = "\n".join(broken(line, width(sys.stderr)) for line in text.split("\n"))
+        if os.environ.get("GITHUB_ACTIONS") or session.current().output.format == "github":
+            text = without_commands(text)
         with contextlib.suppress(InputError):
             write(sys.stderr, text + "\n")
+
+
+def without_commands(text: str) -> str:
+    """The text with a blank in what GitHub's runner takes for a command: `##[` anywhere, and `::` that begins a line.
+
+    Source: TryParse and TryParseV2 in src/Runner.Common/ActionCommand.cs of github.com/actions/runner.
+    """
+    return re.sub(r"(?m)#(?=#\[)|^\s*:(?=:)", r"\g<0> ", text)
 
 
 def broken(line: str, columns: int) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fromage_cli.checkpoints.storage.files import irregular
 from fromage_cli.checkpoints.storage.remote import is_url
 from fromage_cli.counting import counted
 from fromage_cli.errors import InputError, UsageError
@@ -107,7 +108,7 @@ def command(
     if metrics is not None:
         refuse_foreign(metrics)
     say: Callable[[str], None] = (lambda text: None) if output.quiet else (lambda text: streams.say(visible(text)))
-    kept = WatchLog(log, say)
+    kept = WatchLog(log, Path(directory), say)
     try:
         sinks = [] if tensorboard is None else [tensorboard_sink(tensorboard)]
         sinks += [] if mlflow is None else [mlflow_sink(mlflow, log)]
@@ -135,6 +136,14 @@ def refuse_places(directory: str, places: Mapping[str, Path | None], output: Out
         raise UsageError(
             f"watch prints lines for a person or JSON lines, not {output.format}.",
             "Leave --format out, or give --json. jq makes tables of the log.",
+        )
+    if Path(directory).exists() and not Path(directory).is_dir():
+        raise UsageError(f"{visible(directory)} is a file.", "Name its directory, or use check.")
+    log = places["--log"]
+    if log is not None and log.exists() and (kind := irregular(log.stat().st_mode)):
+        raise UsageError(
+            f"--log {visible(str(log))} is {kind}; expected a regular file.",
+            "Name a file. With --json its lines are printed too.",
         )
     home = Path(directory).resolve()
     for flag, place in places.items():
@@ -188,7 +197,7 @@ def _spelled(name: str, value: object) -> Iterator[str]:
 
 
 def exit_code(log: WatchLog, fail_on: str) -> int:
-    """Return the code of the gravest verdict in the log, else that of the first checkpoint that was not judged."""
+    """Return the code of the gravest verdict on this run, else that of the first checkpoint that was not judged."""
     if log.verdicts.get("stop") and fail_on in ("warn", "fail"):
         return FAILURES
     if log.verdicts.get("look") and fail_on == "warn":

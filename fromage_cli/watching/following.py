@@ -157,7 +157,7 @@ class Follower:
             self._works("check")
             if all(each.is_unchanged() for each in (*earlier, one)):
                 self._told.discard(one.path)
-                self._unwritten = record_of(one, content, diagnosis)
+                self._unwritten = record_of(one, self.directory, content, diagnosis)
                 self._written()
             else:
                 self._changed(one)
@@ -207,13 +207,16 @@ def earlier_than(one: Arrival, whole: Sequence[Arrival]) -> list[Arrival]:
     return before if len(before) <= LATEST else [before[0], *before[-LATEST:]]
 
 
-def record_of(one: Arrival, content: str, diagnosis: Diagnosis) -> Record:
-    """The line of the log: what `check` printed, and what was watched."""
+def record_of(one: Arrival, directory: Path, content: str, diagnosis: Diagnosis) -> Record:
+    """The line of the log: what `check` printed, and what was watched.
+
+    Its path leads through no link to the run's directory: `latest` may be another run tomorrow.
+    """
     checkpoints: Any = diagnosis.envelope.get("checkpoints") or [{}]
     told = checkpoints[-1].get("step")
     return {
         FIRST_KEY: datetime.now(UTC).isoformat(timespec="seconds"),
-        "path": str(one.path.absolute()),
+        "path": str(directory.resolve() / one.path.relative_to(directory)),
         "step": one.number if told is None and one.counts == "step" else told,
         "content": content,
         "state": one.state,

@@ -26,11 +26,15 @@ _TAIL = 1 << 16
 
 
 class WatchLog:
-    """What has been diagnosed, in a file that only this process writes."""
+    """What has been diagnosed, in a file that only this process writes; lines of other runs stay and do not count."""
 
-    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
-        """Lock the log and read what it holds; raises InputError where another holds it, or it is no such log."""
+    def __init__(self, path: Path, directory: Path, say: Callable[[str], None]) -> None:
+        """Lock the log and read what it holds of the run in a directory.
+
+        Raises InputError where another process holds it, or it is no such log.
+        """
         self.path = path.absolute()
+        self._run = directory.resolve()
         self.contents: set[str] = set()
         """Hashes of what was diagnosed."""
         self.states: set[str] = set()
@@ -84,8 +88,10 @@ class WatchLog:
             with self.path.open("rb") as stream:
                 for number, line in enumerate(stream, 1):
                     try:
-                        self._remember(json.loads(line))
-                    except (ValueError, AttributeError):
+                        record = json.loads(line)
+                        if Path(record["path"]).is_relative_to(self._run):
+                            self._remember(record)
+                    except (ValueError, TypeError, KeyError, RecursionError):
                         say(f"note: line {number} of {visible(self.path.name)} is damaged and left out")
         except OSError as error:
             raise InputError(

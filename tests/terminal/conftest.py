@@ -37,7 +37,7 @@ def fake() -> ModuleType:
 def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """An empty working directory, and no flag in the environment."""
     for name in list(os.environ):
-        if name.startswith("FROMAGE_DIAG_") or name in ("NO_COLOR", "COLUMNS", "GITHUB_STEP_SUMMARY"):
+        if name.startswith("FROMAGE_DIAG_") or name in ("NO_COLOR", "COLUMNS", "GITHUB_STEP_SUMMARY", "GITHUB_ACTIONS"):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     with session.scope():  # whatever ran before in this process

@@ -133,6 +133,14 @@ def test_the_program_writes_both(call, summary):
     assert "**Error**: input happened." in summary.read_text()
 
 
+@pytest.mark.parametrize("more", [(), ("--debug",)])
+def test_an_error_about_the_command_line_is_no_command_to_the_runner(call, more):
+    assert "There is no option --##[error]x." in call("measure", "--##[error]x", *more).err
+    outcome = call("measure", "--##[error]x", *more, "--format", "github")
+    assert "There is no option --# #[error]x." in outcome.err and "##[" not in outcome.err
+    assert ("Traceback" in outcome.err) is bool(more)
+
+
 def test_an_input_is_no_summary(call, monkeypatch, clean):
     (clean / "a.pt").write_text("weights")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(clean / "a.pt"))

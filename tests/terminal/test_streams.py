@@ -1,6 +1,9 @@
 import io
+import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fromage_cli.errors import InputError
 from fromage_cli.terminal import session, streams
@@ -153,6 +156,40 @@ def test_a_terminal_gets_lines_broken_between_words(monkeypatch):
     monkeypatch.setattr("sys.stderr", pipe := io.StringIO())
     streams.say(line)
     assert pipe.getvalue() == line + "\n"
+
+
+OLDER = re.compile(r"##\[[^\]]*\]")
+"""A command to GitHub's runner in the older syntax, wherever it stands in a line."""
+NEWER = re.compile(r"(?m)^\s*::.*::")
+"""One in today's syntax, which begins a line behind blanks."""
+
+
+@given(st.text("#[]: \tx\n"))
+def test_no_text_is_a_command_to_githubs_runner(text):
+    safe = streams.without_commands(text)
+    assert not OLDER.search(safe) and not NEWER.search(safe)
+    assert streams.without_commands(safe) == safe
+    if "##[" not in text and "::" not in text:
+        assert safe == text
+
+
+@pytest.mark.parametrize(
+    ("text", "safe"),
+    [
+        ("note: 'a##[error]b' ###[group]c", "note: 'a# #[error]b' ## #[group]c"),
+        ("error: no.\n  ::add-mask::a", "error: no.\n  : :add-mask::a"),
+        ("a::b, # [c], ##d, #[e]", "a::b, # [c], ##d, #[e]"),
+    ],
+)
+def test_notes_on_github_are_no_commands(clean, monkeypatch, capsys, text, safe):
+    streams.say(text)
+    assert capsys.readouterr().err == text + "\n"
+    session.begin(session.Session("x", OutputOptions(format="github")))
+    streams.say(text)
+    session.begin(session.Session("x", OutputOptions()))
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    streams.say(text)
+    assert capsys.readouterr().err == 2 * (safe + "\n")
 
 
 @pytest.mark.parametrize("columns", [1, 12, 80])

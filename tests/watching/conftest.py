@@ -83,7 +83,7 @@ def watch(run_directory: Path, tmp_path: Path) -> Callable[[], Watched]:
         while held:
             held.pop().close()
         said: list[str] = []
-        log = WatchLog(tmp_path / "log.jsonl", said.append)
+        log = WatchLog(tmp_path / "log.jsonl", run_directory, said.append)
         held.append(log)
 
         def diagnose(earlier: Sequence[Path], path: Path) -> Diagnosis:

@@ -73,6 +73,28 @@ def test_a_run_is_judged_from_its_files(save: Save, call: Call, tmp_path: Path) 
     assert (tmp_path / "told").read_text() == "2 stop\n"  # once, over all calls
 
 
+def test_runs_that_share_a_log_have_their_own_verdicts(save: Save, call: Call, tmp_path: Path) -> None:
+    save("step-900.pt", float("nan"))
+    assert call("run", "--once", "--interval", ".01")[0] == 11
+    other = tmp_path / "other"
+    other.mkdir()
+    code, out, err = call("other", "--once", "--interval", ".01")
+    assert (code, out) == (3, "") and "No complete checkpoint was found in other" in err
+    save("../other/step-1.pt", 1.0)
+    (tmp_path / "latest").symlink_to("other")
+    code, out, err = call("latest", "--interval", ".01", "--until-step", "1", "--fail-on", "warn")
+    assert code == 0 and "step 1  Go on" in out and "1 checkpoint in fromage-watch.jsonl" in err
+    (tmp_path / "run" / "step-900.pt").rename(other / "step-900.pt")  # its content was judged, in another run
+    assert call("other", "--once", "--interval", ".01")[0] == 11
+    (tmp_path / "latest").unlink()
+    (tmp_path / "third").mkdir()
+    (tmp_path / "latest").symlink_to("third")
+    assert call("latest", "--once", "--interval", ".01")[0] == 3
+    found = [(one["path"], one["exit_code"]) for one in records(tmp_path / "fromage-watch.jsonl")]
+    names = [("run/step-900.pt", 11), ("other/step-1.pt", 0), ("other/step-900.pt", 11)]
+    assert found == [(str(tmp_path / name), code) for name, code in names]
+
+
 def test_with_json_the_lines_of_the_log_are_printed(save: Save, call: Call, tmp_path: Path) -> None:
     save("last.pt", 1.0)
     code, out, err = call("run", "--once", "--interval", ".01", "--json", "-q", "--log", "other.jsonl")
@@ -95,6 +117,10 @@ def test_numbers_go_to_a_sink(save: Save, call: Call, tmp_path: Path, flag: str,
         (("https://x.org/run",), 2, "local directory"),
         (("run", "--log", "run/log.jsonl"), 2, "run's own directory"),
         (("run", "--tensorboard", "run/tb"), 2, "run's own directory"),
+        (("run", "--log", "/dev/null"), 2, "is a character device; expected a regular file"),
+        (("run", "--log", "pipe"), 2, "--log pipe is a pipe (FIFO); expected a regular file"),
+        (("run", "--log", "."), 2, "is a directory; expected a regular file"),
+        (("step-1.pt",), 2, "step-1.pt is a file. hint: Name its directory, or use check."),
         (("run", "--format", "csv"), 2, "not csv"),
         (("run", "-o", "x.json"), 2, "no option -o"),
         (("run", "--interval", "0"), 2, "time such as"),
@@ -105,11 +131,19 @@ def test_numbers_go_to_a_sink(save: Save, call: Call, tmp_path: Path, flag: str,
     ],
 )
 def test_a_refusal_says_what_to_do(
-    run_directory: Path, call: Call, arguments: Sequence[str], code: int, words: str
+    run_directory: Path, call: Call, tmp_path: Path, arguments: Sequence[str], code: int, words: str
 ) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "step-1.pt").write_bytes(b"weights")
     found, out, err = call(*arguments, "--once", *(("--interval", ".01") if "--interval" not in arguments else ()))
     assert (found, out) == (code, "") and words in " ".join(err.split())
     assert "hint: " in err
+
+
+def test_standard_output_is_no_log(run_directory: Path, tmp_path: Path) -> None:
+    process = begun("run", "--once", "--log", "/dev/stdout", cwd=tmp_path)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (2, "") and "--log /dev/stdout is a pipe (FIFO)" in err and "--json" in err
 
 
 def test_what_runs_a_command_comes_from_the_command_line_alone(

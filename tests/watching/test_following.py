@@ -287,7 +287,7 @@ def child(directory: Path, log: Path) -> None:
 
     code = 1
     try:
-        kept = WatchLog(log, lambda text: None)
+        kept = WatchLog(log, directory, lambda text: None)
         Follower(directory, kept, diagnose, lambda record: None, lambda text: None).follow(Ending(), 0.001)
     finally:
         os._exit(code)

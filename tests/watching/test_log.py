@@ -15,16 +15,20 @@ import pytest
 from fromage_cli.errors import InputError
 from fromage_cli.watching.log import WatchLog, verdict_in
 
+RUN = Path("/runs/a")
 
-def record(content: str, step: int | None = None, verdict: str | None = "go", code: int = 0) -> dict[str, object]:
+
+def record(
+    content: str, step: int | None = None, verdict: str | None = "go", code: int = 0, path: Path = RUN / "step.pt"
+) -> dict[str, object]:
     result = None if verdict is None else {"verdict": verdict}
     told = {"content": content, "state": f"state of {content}", "step": step, "exit_code": code, "result": result}
-    return {"watched_at": "2026-01-01T00:00:00+00:00", **told}
+    return {"watched_at": "2026-01-01T00:00:00+00:00", "path": str(path), **told}
 
 
 @contextmanager
 def opened(path: Path, said: list[str] | None = None) -> Iterator[WatchLog]:
-    log = WatchLog(path, [].append if said is None else said.append)
+    log = WatchLog(path, RUN, [].append if said is None else said.append)
     try:
         yield log
     finally:
@@ -45,6 +49,19 @@ def test_what_was_written_is_known_again(tmp_path: Path) -> None:
         assert (log.highest_step, log.first_error) == (5, 7)
         assert log.verdicts == {"stop": 1, "none": 1, "go": 1}
     assert lines(tmp_path / "log") == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("other", ["/runs/b/step.pt", "/runs/ab/step.pt", "/runs/step.pt", "/runs", "step.pt"])
+def test_lines_of_other_runs_stay_and_do_not_count(tmp_path: Path, other: str) -> None:
+    with opened(tmp_path / "log") as log:
+        log.append(record("a", 900, "stop", 11, Path(other)))
+        log.append(record("b", 900, None, 7, Path(other)))
+        log.append(record("c", 1, path=RUN))  # a run's directory that holds weights itself
+        log.append(record("d", 2, path=RUN / "step-2" / "model.pt"))
+    with opened(tmp_path / "log") as log:
+        assert (log.contents, log.states) == ({"c", "d"}, {"state of c", "state of d"})
+        assert (log.highest_step, log.first_error, log.verdicts) == (2, 0, {"go": 2})
+    assert lines(tmp_path / "log") == ["a", "b", "c", "d"]
 
 
 @pytest.mark.parametrize("rest", [1, 20, 10_000])
@@ -72,17 +89,18 @@ def test_a_damaged_line_within_is_left_out_and_said(tmp_path: Path) -> None:
     with opened(tmp_path / "log") as log:
         log.append(record("a"))
     with (tmp_path / "log").open("ab") as file:
-        file.write(b"\0\0\0\n[]\n")
+        nested = b'{"path": ' + 200_000 * b"[" + 200_000 * b"]" + b"}"
+        file.write(b"\0\0\0\n[]\n" + nested + b'\n{"path": 5}\n{}\n')
     with opened(tmp_path / "log", said) as log:
         assert log.contents == {"a"}
-    assert [re.findall(r"line \d", text) for text in said] == [["line 2"], ["line 3"]]
+    assert [re.findall(r"line \d", text) for text in said] == [[f"line {number}"] for number in range(2, 7)]
 
 
 @pytest.mark.parametrize("text", ["notes of mine", "notes\n", "[1]\n", '{"schema": 1}\n'])
 def test_another_file_is_not_appended_to(tmp_path: Path, text: str) -> None:
     (tmp_path / "log").write_text(text)
     with pytest.raises(InputError, match="no log of watch"):
-        WatchLog(tmp_path / "log", print)
+        WatchLog(tmp_path / "log", RUN, print)
     assert (tmp_path / "log").read_text() == text
 
 
@@ -90,17 +108,17 @@ def test_a_place_that_cannot_be_written_is_an_input_error(tmp_path: Path) -> Non
     (tmp_path / "log").mkdir()
     for place in (tmp_path / "log", tmp_path / "nowhere" / "log"):
         with pytest.raises(InputError, match="Cannot write"):
-            WatchLog(place, print)
+            WatchLog(place, RUN, print)
 
 
 def test_one_writes_at_a_time_and_another_hears_who(tmp_path: Path) -> None:
     code = "import sys,time; from pathlib import Path; from fromage_cli.watching.log import WatchLog\n"
-    code += "log = WatchLog(Path(sys.argv[1]), print); print('held', flush=True); time.sleep(100)"
+    code += "log = WatchLog(Path(sys.argv[1]), Path(), print); print('held', flush=True); time.sleep(100)"
     other = subprocess.Popen([sys.executable, "-c", code, tmp_path / "log"], stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
         with pytest.raises(InputError, match=f"process {other.pid} on "):
-            WatchLog(tmp_path / "log", print)
+            WatchLog(tmp_path / "log", RUN, print)
         other.send_signal(signal.SIGKILL)
         other.wait()
         with opened(tmp_path / "log"):  # the system lets go of what a killed process held

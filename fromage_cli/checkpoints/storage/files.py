@@ -19,7 +19,8 @@ READ_BLOCK = 1 << 20
 """Bytes read at a time: few calls, and small enough to stay in the processor's cache."""
 CUT_OFF = "It was cut off while it was written or copied. Take an earlier checkpoint, or copy it again."
 """What to do about a file that ends too early."""
-IRREGULAR = (
+_IRREGULAR = (
+    (stat.S_ISDIR, "a directory"),
     (stat.S_ISFIFO, "a pipe (FIFO)"),
     (stat.S_ISCHR, "a character device"),
     (stat.S_ISBLK, "a block device"),
@@ -30,6 +31,11 @@ IRREGULAR = (
 def quoted(path: Path) -> str:
     """Return a path in quotes, control characters escaped."""
     return repr(str(path))
+
+
+def irregular(mode: int) -> str:
+    """Return what has this mode, such as `a directory`; nothing for a regular file."""
+    return next((kind for is_kind, kind in _IRREGULAR if is_kind(mode)), "")
 
 
 @dataclass(frozen=True)
@@ -47,12 +53,10 @@ class FileVersion:
         status = status_of(path)
         if stat.S_ISDIR(status.st_mode):
             raise InputError(f"{quoted(path)} is a directory; expected a file.", hint="Name a file in it.")
-        for is_kind, kind in IRREGULAR:
-            if is_kind(status.st_mode):
-                raise InputError(
-                    f"{quoted(path)} is {kind}; expected a regular file.",
-                    hint="Copy its content into a file first.",
-                )
+        if kind := irregular(status.st_mode):
+            raise InputError(
+                f"{quoted(path)} is {kind}; expected a regular file.", hint="Copy its content into a file first."
+            )
         if status.st_size == 0:
             raise InputError(
                 f"{quoted(path)} is empty (0 bytes).",
