@@ -146,7 +146,8 @@ def told(findings: Iterable[dict[str, Any]]) -> Iterator[str]:
     seen = set()
     for one in findings:
         if one["severity"] != "info" or one["code"] not in seen:
-            yield f"{one['code']}:{one['severity']}:{one['layer'] or ''}"
+            layer = (one["layer"] or "").replace(" ", "_")
+            yield f"{one['code']}:{one['severity']}:{layer}"
         seen.add(one["code"])
 
 

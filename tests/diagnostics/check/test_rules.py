@@ -1,5 +1,6 @@
 """Rules of the user: what they change, add and silence, and what is none."""
 
+import csv
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from fromage_cli.diagnostics.check.rules import QUANTITIES, RULES, UserRule, apply, quantity_values, read_rules
+from fromage_cli.diagnostics.check.rules import (
+    FALSE_ALARMS,
+    HEALTHY_RUNS,
+    QUANTITIES,
+    RULES,
+    UserRule,
+    apply,
+    quantity_values,
+    read_rules,
+)
 from fromage_cli.errors import UsageError
 from fromage_cli.findings import Finding
 from fromage_cli.missing import Missing, Why
@@ -59,6 +69,20 @@ def test_every_code_that_a_command_may_find_has_its_rule() -> None:
     assert {*codes} <= {*RULES}
     assert [code for code in RULES if f'"{code}"' not in written] == []
     assert {*QUANTITIES} <= {*RULES}
+
+
+def test_the_false_alarms_are_those_of_the_study() -> None:
+    results = SOURCES.parent / "benchmarks" / "results"
+    with (results / "early_warning_runs.csv").open(encoding="utf-8", newline="") as file:
+        healthy = {row["run"] for row in csv.DictReader(file) if row["group"] == "healthy"}
+    blamed: dict[str, set[str]] = {}
+    with (results / "early_warning.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            for code, severity, _ in (one.split(":", 2) for one in row["findings"].split()):
+                if severity != "info" and row["run"] in healthy:
+                    blamed.setdefault(code, set()).add(row["run"])
+    assert {code: len(runs) for code, runs in blamed.items()} == FALSE_ALARMS
+    assert len(healthy) == HEALTHY_RUNS
 
 
 def test_a_rule_changes_the_severity_and_the_words() -> None:
