@@ -85,7 +85,7 @@ def command(
             "--metrics",
             metavar="FILE",
             parser=parsing.output_file,
-            help="Replace FILE by the last verdict's metrics for Prometheus.",
+            help="Replace FILE by the verdict's metrics (prom).",
         ),
     ] = None,
     mlflow: Annotated[

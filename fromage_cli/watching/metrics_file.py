@@ -17,6 +17,8 @@ BEGINNING = f"# HELP {PREFIX}"
 
 def refuse_foreign(path: Path) -> None:
     """Raise InputError for a file that is there and is not a metrics file of this program."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"--metrics {str(path)!r} is no regular file.", "Name another file.")
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             own = file.read(len(BEGINNING)) in ("", BEGINNING)

@@ -9,7 +9,7 @@ from fromage_cli.diagnostics import COMMANDS
 from fromage_cli.terminal import session
 from fromage_cli.terminal.help_page import RARE
 
-LINES = {"suggest-lr": 100, "intrinsic-lr": 100}
+LINES = {"suggest-lr": 100, "intrinsic-lr": 100, "watch": 95}
 
 
 @pytest.fixture
