@@ -10,6 +10,7 @@ CODES = {
     "UnsafeError": (4, "unsafe"),
     "MismatchError": (5, "mismatch"),
     "NumericalError": (6, "numerics"),
+    "NotFiniteError": (6, "numerics"),
     "ResourceError": (7, "resources"),
 }
 """By class, the exit code that scripts rely on and the code in the envelope."""

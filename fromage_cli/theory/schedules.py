@@ -36,8 +36,8 @@ class Schedule:
     """Updates between changes of the rate, in which `warmup`, `total` and `points` are counted: 1, or an epoch's."""
 
     def rate_factor(self, step: float) -> float:
-        """The share of its peak that the rate has for the update after so many."""
-        at = step if self.every == 1.0 else math.floor(step / self.every)
+        """The share of its peak that the rate has for the update after so many; before the first one, as at it."""
+        at = max(0.0, step if self.every == 1.0 else math.floor(step / self.every))
         if self.points:
             return _between(self.points, at)
         if at < self.warmup:

@@ -103,3 +103,10 @@ def test_logged_rates_tell_the_schedule(truth):
 def test_rates_that_fit_two_shapes_or_none_tell_nothing():
     assert fit_schedule([(10, 0.5), (20, 1.0)], 400) is None
     assert fit_schedule([(10, 1.0), (200, 0.3), (300, 0.9)], 400) is None
+
+
+@pytest.mark.parametrize("shape", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize("warmup", [0.0, 10.0])
+def test_before_the_first_update_the_rate_is_that_of_the_first(shape, warmup):
+    schedule = Schedule(shape, warmup=warmup, total=100.0)
+    assert schedule.rate_factor(-1.0) == schedule.rate_factor(0.0) == (0.0 if warmup else 1.0)

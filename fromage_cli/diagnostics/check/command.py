@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fromage_cli.counting import counted
 from fromage_cli.diagnostics.check.forward_pass import FORWARD_PASS, answer_forward_pass, forward_result
 from fromage_cli.errors import FromageError, InputError, NotFiniteError, ResourceError
 from fromage_cli.intake import checkpoint_record, declared_by, likely_problem, open_problem, short_place
@@ -88,7 +89,10 @@ def command(
     answered = Answered.of(examination.results)
     odd = find_out_of_line(answered)
     judged = judge(answered, odd, examination.findings)
-    findings = in_order(apply(rules, judged, {**examination.results, "check": {"out_of_line": odd}}))
+    ruled = apply(rules, judged, {**examination.results, "check": {"out_of_line": odd}})
+    kept = {(one.code, one.layer) for one in ruled}
+    silenced = sum((one.code, one.layer) not in kept for one in judged)
+    findings = in_order(ruled)
     numbers = tuple(examination.numbers)
     compared: Comparison | Missing = NO_BASELINE
     if earlier is not None and baseline is not None:
@@ -123,7 +127,7 @@ def command(
         advice="" if examination.error is not None else advise(result.verdict, findings),
         checkpoints=tuple(map(checkpoint_record, series.checkpoints)),
         provenance=Provenance(device="cpu", dtype="float64"),
-        notes=series.notes,
+        notes=(*series.notes, *([f"Your rules silenced {counted(silenced, 'finding')}."] if silenced else [])),
         settings={"rules": [asdict(rule) for rule in rules]} if rules else {},
         error=budget.reached() if isinstance(examination.error, ResourceError) else examination.error,
     )

@@ -22,8 +22,8 @@ Either alone blames 8 of 71 healthy runs, both together 1 (docs/run-study.md, do
 """
 DOUBTFUL = ("rate-rises-again",)
 """Codes that are for information here: schedules with restarts do it on purpose."""
-LEFT_OUT = ("scale-invariance-untested",)
-"""What the commands say of their own reach, which is no verdict on the run."""
+LEFT_OUT = ("scale-invariance-untested", "schedule-mismatch")
+"""What the commands say of their own reach and forecasts, which is no verdict on the run."""
 
 
 def judge(answered: Answered, out_of_line: Sequence[OutOfLine], told: Sequence[Finding]) -> tuple[Finding, ...]:
@@ -51,10 +51,10 @@ def verdict_of(findings: Sequence[Finding]) -> Verdict:
     return "stop" if gravest == "fail" else "look" if gravest == "warn" else "go"
 
 
-def sentence(verdict: Verdict, findings: Sequence[Finding], looked: int) -> str:
-    """The verdict in one sentence."""
+def sentence(verdict: Verdict, findings: Sequence[Finding], looked: int, *, known: bool = False) -> str:
+    """The verdict in one sentence; `known`: the baseline has problems that are still there."""
     if verdict == "go":
-        return f"Go on: {counted(looked, 'command')} found nothing wrong."
+        return f"Go on: {counted(looked, 'command')} found nothing {'new' if known else 'wrong'}."
     first = findings[0]
     place = f"{first.layer}: " if first.prefix else ""
     return f"{OPENINGS[verdict]}: {place}{first.message.removesuffix('…').rstrip()}."

@@ -124,14 +124,14 @@ def _guessing(forward: ForwardPass, trained: bool | None) -> Iterator[Finding]:
             code="no-better-than-guessing",
             severity="warn" if trained and not falls else "info",
             message=(
-                f"not learned yet: the loss is {guessing.loss:.3g}, and an output that ignores the input gives "
-                f"{guessing.guess:.3g}"
+                f"hardly better than guessing: the loss is {guessing.loss:.3g}, and an output that ignores the "
+                f"input gives {guessing.guess:.3g}"
             ),
             value=guessing.ratio,
             limit=GUESSING,
             hint=(
-                "Early in a run this is usual: look again later. Else the rate may be too low or too high, or the "
-                "targets may not belong to their rows."
+                "The learning rate may be too high or too low, or the targets may not belong to their rows. Early in "
+                "a run this is usual: look again later."
             ),
         )
 

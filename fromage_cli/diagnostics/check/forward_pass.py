@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from fromage_cli.problem.data.batches import Batch
     from fromage_cli.problem.evaluation.problem import Problem
 
-EARLIER = 3
-"""Checkpoints before the last one whose loss is looked at: the best of them is what was reached already."""
+EARLIER = 5
+"""Earlier checkpoints whose loss is looked at, spread over the run: the best of them is what was reached already."""
 FORWARD_PASS = "forward-pass"
 """How it is called among the commands."""
 
@@ -26,7 +26,7 @@ FORWARD_PASS = "forward-pass"
 def answer_forward_pass(
     series: "Sequence[Checkpoint]", model: ModelOptions, batch: BatchOptions, run: RunOptions, rows: HeldOutOptions
 ) -> Answer:
-    """What one forward pass tells of the last checkpoint of a run, and one for each of the three before."""
+    """What one forward pass tells of the last checkpoint of a run, and a few passes at those before."""
     ckpt = series[-1].place
     intake = open_problem(ckpt, model, batch, run)
 
@@ -43,10 +43,18 @@ def answer_forward_pass(
         seconds = timed(problem, problem.value)
         return estimate_answer(Estimate(passes * FORWARD, None, passes * seconds))
     forward = look_at_forward_pass(problem, held_out)
-    earlier = losses_before(problem, series[-1 - EARLIER : -1], series[-1])
+    earlier = losses_before(problem, spread(series[:-1]), series[-1])
     forward = replace(forward, earlier=earlier)
     findings = (*judge_forward(forward, intake.trained), *judge_attention(forward.attention, forward.logits))
     return Answer(result=forward, page=lambda style: "", findings=findings)
+
+
+def spread(earlier: "Sequence[Checkpoint]") -> "Sequence[Checkpoint]":
+    """At most EARLIER of these, evenly from the second to the last; the first ones are there where they are few."""
+    if len(earlier) <= EARLIER:
+        return earlier
+    step = (len(earlier) - 2) / (EARLIER - 1)
+    return [earlier[1 + round(place * step)] for place in range(EARLIER)]
 
 
 def forward_result(results: dict[str, object], skipped: Sequence[Skipped]) -> "ForwardPass | Missing":

@@ -21,7 +21,9 @@ SHOWN = 5
 
 def render(result: CheckResult, findings: Sequence[Finding], style: PageStyle) -> RenderableType:
     """The whole page; under `-v` the terminal lists every finding below it."""
-    page: list[RenderableType] = [prose(sentence(result.verdict, findings, len(result.looked)), style), Text("")]
+    known = isinstance(result.baseline, Comparison) and bool(result.baseline.known)
+    verdict = sentence(result.verdict, findings, len(result.looked), known=known)
+    page: list[RenderableType] = [prose(verdict, style), Text("")]
     grave = [one for one in findings if one.severity != "info"]
     kinds = list(dict.fromkeys(one.code for one in grave))
     if not style.verbose:

@@ -85,7 +85,9 @@ def test_a_loss_like_that_of_guessing() -> None:
         2.2 / 2.3,
         GUESSING,
     )
-    assert found.message == "not learned yet: the loss is 2.2, and an output that ignores the input gives 2.3"
+    assert (
+        found.message == "hardly better than guessing: the loss is 2.2, and an output that ignores the input gives 2.3"
+    )
     assert codes(guessing, trained=None) == [("no-better-than-guessing", "info")]
     assert codes(guessing, trained=False) == codes(replace(guessing, guessing=UNKNOWN)) == []
 

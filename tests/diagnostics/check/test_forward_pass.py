@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fromage_cli.diagnostics.check.forward_pass import forward_result
+from fromage_cli.diagnostics.check.forward_pass import forward_result, spread
 from fromage_cli.diagnostics.check.result import Skipped
 from fromage_cli.missing import Missing, Why
 
@@ -50,3 +50,8 @@ def test_held_out_rows_have_to_be_usable(run: Run, tmp_path: Path) -> None:
 def test_why_there_is_none() -> None:
     skipped = (Skipped("state", "no."), Skipped("forward-pass", "No network is given.\nGive one."))
     assert forward_result({}, skipped) == Missing(Why.NO_MODEL, "No network is given")
+
+
+def test_a_few_earlier_checkpoints_are_spread_over_the_run() -> None:
+    assert [*spread("abc")] == ["a", "b", "c"]  # type: ignore[arg-type]
+    assert [*spread(range(11))] == [1, 3, 5, 8, 10]  # type: ignore[arg-type]
