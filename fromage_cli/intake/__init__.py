@@ -1,6 +1,6 @@
 """From parsed options to what a command starts from: the checkpoint, the problem, and what is said about them."""
 
-from fromage_cli.intake.intake import Intake, checkpoint_record, given_settings, short_place
+from fromage_cli.intake.intake import Intake, checkpoint_record, given_settings, provenance, short_place
 from fromage_cli.intake.opening import (
     BUILD,
     YOUR_FACTORY,
@@ -25,6 +25,7 @@ __all__ = [
     "given_settings",
     "likely_problem",
     "open_problem",
+    "provenance",
     "short_place",
     "torch_device",
     "trained_by",

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fromage_cli.counting import counted
-from fromage_cli.diagnostics.check.forward_pass import FORWARD_PASS, answer_forward_pass, forward_result
+from fromage_cli.diagnostics.check.forward_pass import FORWARD_PASS, answer_forward_pass
 from fromage_cli.errors import FromageError, InputError, NotFiniteError, ResourceError
 from fromage_cli.intake import checkpoint_record, declared_by, likely_problem, open_problem, short_place
 from fromage_cli.intake.sharing import problems_shared
-from fromage_cli.terminal.answer import Answer, Provenance, estimate_answer
+from fromage_cli.terminal.answer import Answer, estimate_answer
 from fromage_cli.terminal.configuration import RULES_KEY
 from fromage_cli.terminal.optimizer_options import TrainingOptions
 from fromage_cli.terminal.options import (
@@ -60,20 +60,17 @@ def command(
 
     from fromage_cli.checkpoints.runs.gathering import gather_series
     from fromage_cli.diagnostics.check.asking import Inputs
-    from fromage_cli.diagnostics.check.baseline import compare, read_baseline
-    from fromage_cli.diagnostics.check.comparisons import Answered, find_out_of_line
-    from fromage_cli.diagnostics.check.findings import in_order, judge, verdict_of
+    from fromage_cli.diagnostics.check.baseline import read_baseline
+    from fromage_cli.diagnostics.check.conclusion import conclude
     from fromage_cli.diagnostics.check.measure import Examination
     from fromage_cli.diagnostics.check.render import advise, changes, finding_table, headline, looks, render
-    from fromage_cli.diagnostics.check.result import NO_BASELINE, CheckResult, Comparison
-    from fromage_cli.diagnostics.check.rules import RULES, apply, read_rules
-    from fromage_cli.missing import Missing
+    from fromage_cli.diagnostics.check.rules import RULES, read_rules
     from fromage_cli.problem.conditions.budget import Budget
     from fromage_cli.terminal.answer import records
 
     budget = Budget(run.time_limit, run.max_memory)
     rules = read_rules(current().project.values.get(RULES_KEY, []))
-    earlier = None if baseline is None else read_baseline(baseline)
+    earlier = None if baseline is None else (baseline, read_baseline(baseline))
     chosen = (model.key, model.ema, model.optimizer_state, model.optimizer_key)
     series = gather_series(ckpt, *chosen, steps_per_epoch=optimizer.steps_per_epoch)
     groups = (optimizer, model, batch, tensors, run, output)
@@ -86,29 +83,7 @@ def command(
         return estimate_answer(examination.cost)
     if not examination.answers and not examination.failures:
         raise InputError("Nothing could be judged.", examination.skipped[0].reason if examination.skipped else "")
-    answered = Answered.of(examination.results)
-    odd = find_out_of_line(answered)
-    judged = judge(answered, odd, examination.findings)
-    ruled = apply(rules, judged, {**examination.results, "check": {"out_of_line": odd}})
-    kept = {(one.code, one.layer) for one in ruled}
-    silenced = sum((one.code, one.layer) not in kept for one in judged)
-    findings = in_order(ruled)
-    numbers = tuple(examination.numbers)
-    compared: Comparison | Missing = NO_BASELINE
-    if earlier is not None and baseline is not None:
-        compared, lowered = compare(earlier, baseline, findings, numbers)
-        findings = in_order(lowered)
-    results = dict(examination.results)
-    result = CheckResult(
-        verdict=verdict_of(findings),
-        looked=tuple(examination.answers),
-        skipped=tuple(examination.skipped),
-        out_of_line=odd,
-        numbers=numbers,
-        baseline=compared,
-        forward_pass=forward_result(results, examination.skipped),
-        results=results,
-    )
+    result, findings, silenced = conclude(examination, rules, earlier)
     record = checkpoint_record(series.checkpoints[-1])
     return Answer(
         result=result,
@@ -126,7 +101,7 @@ def command(
         header=(short_place(record),),
         advice="" if examination.error is not None else advise(result.verdict, findings),
         checkpoints=tuple(map(checkpoint_record, series.checkpoints)),
-        provenance=Provenance(device="cpu", dtype="float64"),
+        provenance=examination.provenance,
         notes=(*series.notes, *([f"Your rules silenced {counted(silenced, 'finding')}."] if silenced else [])),
         settings={"rules": [asdict(rule) for rule in rules]} if rules else {},
         error=budget.reached() if isinstance(examination.error, ResourceError) else examination.error,
@@ -148,9 +123,12 @@ def examine(
     several = len(inputs.places) > 1 and model.optimizer_state is None
     examination.look(("inspect", "state", *(("distance",) if several else ())), inputs.ask, price)
     named = any(map(typed, ("model", "batch", "val_batch")))
-    limited = replace(run, time_limit=inputs.time_left())
+
+    def limited() -> RunOptions:
+        return replace(run, time_limit=inputs.time_left())
+
     try:
-        open_problem(last.place, model, batch, limited)
+        open_problem(last.place, model, batch, limited())
     except FromageError as error:
         examination.look(("norms",), lambda command: inputs.ask(command, **FILES_ALONE), price)
         if not named and not isinstance(error, NotFiniteError | ResourceError):
@@ -161,7 +139,7 @@ def examine(
     examination.look(with_model, inputs.ask, price)
     examination.look(
         (FORWARD_PASS,),
-        lambda _: answer_forward_pass(series, model, batch, limited, held_out),
+        lambda _: answer_forward_pass(series, model, batch, limited(), held_out),
         named=typed("val_batch"),
     )
     examination.look(IN_NETWORK, inputs.ask, price)

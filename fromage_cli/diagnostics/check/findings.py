@@ -18,7 +18,7 @@ TOO_SHARP = (
 )
 """Warnings of too large steps by curvature, and by the quadratic model: one without the other is for information.
 
-Either alone blames 8 of 71 healthy runs, both together 1 (docs/run-study.md, docs/early-warning.md).
+Either alone blames 9 of 71 healthy runs, both together 1 (docs/run-study.md, docs/early-warning.md).
 """
 DOUBTFUL = ("rate-rises-again",)
 """Codes that are for information here: schedules with restarts do it on purpose."""

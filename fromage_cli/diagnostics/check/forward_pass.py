@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from fromage_cli.diagnostics.check.result import Skipped
 from fromage_cli.errors import FromageError, ResourceError
-from fromage_cli.intake import open_problem
+from fromage_cli.intake import open_problem, provenance
 from fromage_cli.missing import Missing, Why
 from fromage_cli.terminal.answer import Answer, Estimate, estimate_answer
 from fromage_cli.terminal.options import BatchOptions, HeldOutOptions, ModelOptions, RunOptions
@@ -46,7 +46,7 @@ def answer_forward_pass(
     earlier = losses_before(problem, spread(series[:-1]), series[-1])
     forward = replace(forward, earlier=earlier)
     findings = (*judge_forward(forward, intake.trained), *judge_attention(forward.attention, forward.logits))
-    return Answer(result=forward, page=lambda style: "", findings=findings)
+    return Answer(result=forward, page=lambda style: "", findings=findings, provenance=provenance(problem))
 
 
 def spread(earlier: "Sequence[Checkpoint]") -> "Sequence[Checkpoint]":

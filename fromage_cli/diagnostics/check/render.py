@@ -60,10 +60,10 @@ def told_by(finding: Finding) -> str:
 
 
 def looks(result: CheckResult, findings: Sequence[Finding]) -> tuple[Look, ...]:
-    """What each command had to say, `check` itself first."""
+    """What each command had to say, `check` itself first, which also has what one said that tells no more."""
+    by = {one: source if (source := told_by(one)) in result.looked else "check" for one in findings}
     looked = [
-        Look(command, tuple(one for one in findings if told_by(one) == command))
-        for command in ("check", *result.looked)
+        Look(command, tuple(one for one in findings if by[one] == command)) for command in ("check", *result.looked)
     ]
     return (*looked, *(Look(one.command, skipped=one.reason) for one in result.skipped))
 

@@ -169,8 +169,9 @@ def read_rule(entry: object) -> UserRule:
         raise UsageError(f"{where} has no single number to hold against a limit.", "Leave above and below out.")
     if told is not None and "quantity" in entry:
         raise UsageError(f"{where} has its own quantity.", "Leave it out, or give your rule another code.")
-    if told is None and not limits:
-        raise UsageError(f"{where} has no limit.", "Give above or below, as a number.")
+    if len(limits) > 1 or (told is None and not limits):
+        amount = "two limits" if limits else "no limit"
+        raise UsageError(f"{where} has {amount}.", "Give above or below, as a number; write two rules for both.")
     if not all(isinstance(entry.get(key, ""), str) for key in ("quantity", "message", "hint")):
         raise UsageError(f"{where} has words that are no text.", "Write quantity, message and hint in quotes.")
     command = quantity.partition(".")[0]

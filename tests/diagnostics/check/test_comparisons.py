@@ -98,6 +98,10 @@ def test_a_layer_out_of_line_is_named_with_its_factor() -> None:
 def test_decay_is_too_strong_where_it_shrinks_most_layers() -> None:
     shrunk, kept = (run(layer("a", by), layer("b", by), groups=(group(1.0, 0.2),)) for by in (SHRUNK / 2, SHRUNK * 1.1))
     assert codes(shrunk) == [("decay-too-strong", "warn", None)] and codes(kept) == []
+    nothing_left = run(layer("a", SHRUNK / 2), groups=(group(1.0, 0.0),))
+    assert codes(nothing_left) == [("decay-too-strong", "warn", None)]
+    (found,) = judge_together(shrunk, ())
+    assert found.value == SHRUNK / 2 and "(1) or the learning rate (0.1)" in found.hint and "10 steps" in found.hint
     for harmless in (group(0.0, 0.2), group(1e-3, 0.9)):
         assert codes(run(layer("a", SHRUNK / 2), groups=(harmless,))) == []
 

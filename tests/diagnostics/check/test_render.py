@@ -60,3 +60,5 @@ def test_tables() -> None:
         Look("norms", (far,)),
         *(Look(one.command, skipped=one.reason) for one in SKIPPED),
     )
+    away = replace(WARN, code="above-threshold")  # whose command did not look
+    assert looks(found("look"), (away,))[0] == Look("check", (away,))

@@ -150,6 +150,7 @@ def test_quantities() -> None:
         ({"code": "mine", "quantity": "sharpness.ratio", "above": float("nan")}, "number"),
         ({"code": "above-threshold", "quantity": "sharpness.ratio", "above": 1}, "another code"),
         ({"code": "", "severity": "off"}, "code ="),
+        ({"code": "above-threshold", "above": 2, "below": 1}, "two rules"),
         ({"code": "above-threshold", "layers": [1]}, "patterns"),
         ({"severity": "off"}, "code ="),
         ("above-threshold", "table"),
