@@ -94,16 +94,15 @@ class Workspace:
             return math.sqrt(squares)
         return self.magnitudes(entries).norm
 
-    def rows(self, entries: NDArray[Any], begin: int, length: int) -> tuple[NDArray[Any], float, float]:
-        """The norms of rows, (rows,) float64, the norm and the largest absolute value of consecutive entries.
+    def rows(self, entries: NDArray[Any], begin: int, length: int) -> NDArray[Any]:
+        """The norms of rows, (rows,) float64.
 
         One or more entries, (elements,), begin at the place `begin`; `length`: entries of a row. Of the first and last
-        row only these entries count. The largest is nan or infinite where an entry is.
+        row only these entries count.
         """
         import numpy
 
-        largest = _largest(entries)
-        scale = _scale(entries, largest)
+        scale = _scale(entries, _largest(entries)) if entries.dtype == "float64" else 1.0
         wide = self._widened(entries, scale)
         head = min(-begin % length, wide.size)  # the rest of a row, whole rows, and the beginning of one
         whole = (wide.size - head) // length * length
@@ -111,7 +110,8 @@ class Workspace:
             _squares(wide[start:end].reshape(-1, min(length, end - start)))
             for start, end in pairwise(sorted({0, head, head + whole, wide.size}))
         ]
-        return scale * numpy.sqrt(numpy.concatenate(parts)), scale * math.sqrt(_squares(wide)), largest
+        norms: NDArray[Any] = scale * numpy.sqrt(numpy.concatenate(parts))
+        return norms
 
     def _widened(self, entries: NDArray[Any], scale: float = 1.0) -> NDArray[Any]:
         """Entries over the scale in float64, valid until the next call."""

@@ -69,26 +69,22 @@ def test_the_norm_alone_is_that_of_the_magnitudes(values, dtype):
 
 def rows(values, dtype="float32"):
     entries = np.array(values, dtype=dtype)
-    norms, norm, largest = Workspace(8).rows(entries.reshape(-1), 0, entries.shape[1])
-    assert norm == pytest.approx(float(np.hypot.reduce(norms)), nan_ok=True)
-    return norms.tolist(), largest
+    return Workspace(8).rows(entries.reshape(-1), 0, entries.shape[1]).tolist()
 
 
 def test_rows():
-    assert rows([[3.0, 4.0], [0.0, 0.0], [math.inf, 1.0]]) == ([5.0, 0.0, math.inf], math.inf)
-    assert rows([[-3.0, 4.0], [0.0, -5.0]]) == ([5.0, 5.0], 5.0)
-    assert rows([[1e-30, 1e-30]] * 2)[0] == pytest.approx([2**0.5 * 1e-30] * 2)
-    assert rows([[3e300, 4e300], [3e-300, 0.0]], "float64")[0] == pytest.approx([5e300, 0.0])
+    assert rows([[3.0, 4.0], [0.0, 0.0], [math.inf, 1.0]]) == [5.0, 0.0, math.inf]
+    assert rows([[-3.0, 4.0], [0.0, -5.0]]) == [5.0, 5.0]
+    assert rows([[1e-30, 1e-30]] * 2) == pytest.approx([2**0.5 * 1e-30] * 2)
+    assert rows([[3e300, 4e300], [3e-300, 0.0]], "float64") == pytest.approx([5e300, 0.0])
 
 
 @pytest.mark.parametrize("length", [1, 511, 8191, 8192, 8193, 17000])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_rows_of_every_length(length, dtype):
     entries = np.random.default_rng(length).normal(size=(3, length)).astype(dtype)
-    norms, norm, largest = Workspace(entries.size).rows(entries.reshape(-1), 0, length)
+    norms = Workspace(entries.size).rows(entries.reshape(-1), 0, length)
     assert norms == pytest.approx([math.hypot(*map(float, row)) for row in entries], rel=1e-14)
-    assert norm == Workspace(entries.size).norm(entries.reshape(-1))
-    assert largest == float(np.abs(entries).max())
 
 
 @pytest.mark.parametrize(("begin", "size"), [(2, 3), (2, 20), (5, 2), (5, 9), (7, 6), (0, 4)])
@@ -96,4 +92,4 @@ def test_rows_whose_first_and_last_are_not_whole(begin, size):
     entries = np.arange(1.0, 1.0 + size)
     places = (np.arange(size) + begin) // 5
     expected = [math.hypot(*entries[places == row]) for row in np.unique(places)]
-    assert Workspace(size).rows(entries, begin, 5)[0] == pytest.approx(expected, rel=1e-14)
+    assert Workspace(size).rows(entries, begin, 5) == pytest.approx(expected, rel=1e-14)

@@ -20,6 +20,7 @@ from fromage_cli.checkpoints.formats.zip_directory import (
     read_directory,
 )
 from fromage_cli.checkpoints.storage.files import READ_BLOCK, quoted
+from fromage_cli.checkpoints.storage.sharing import kept
 from fromage_cli.checkpoints.storage.sources import Source, Window
 from fromage_cli.checkpoints.storage.stored_tensor import Storage
 from fromage_cli.errors import InputError
@@ -45,7 +46,8 @@ class ZipContainer:
         self.members: Mapping[str, Member] = read_directory(source)
         self.has_checksums = any(member.checksum for member in self.members.values())
         """PyTorch can be told to leave them out."""
-        self._verified: set[str] = set()
+        place = (ZipContainer, source.version, source.begin)
+        self._verified: set[str] = set() if source.version is None else kept().setdefault(place, set())
         self._compressed = sum(member.size for member in self.members.values() if member.method == DEFLATED)
         self._kept: dict[str, bytes] = {}
         self._kept_bytes = 0

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import reduce
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint
 from fromage_cli.checkpoints.reading.arrays import CHUNK
 from fromage_cli.checkpoints.reading.chunks import ChunkReader, Job, jobs_of, on_threads
+from fromage_cli.checkpoints.reading.known_numbers import Number, recall, remember
 from fromage_cli.checkpoints.reading.widening import Widening
+from fromage_cli.checkpoints.storage.sharing import are_shared
 from fromage_cli.checkpoints.storage.stored_tensor import WIDTHS
 from fromage_cli.theory.magnitudes import Magnitudes, Workspace, joined_norm
 
@@ -28,16 +30,13 @@ Advance = Callable[[float, str], None]
 """Is told how many elements have been done, and of which file."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Rows:
-    """What is known of a tensor by the norms of its rows along the first dimension."""
+    """What is known of a tensor and of its rows along the first dimension."""
 
     norms: NDArray[Any]
     """(rows,) float64; nan where an entry is nan, else infinite where one is."""
-    norm: float = 0.0
-    """The Frobenius norm of the whole; nan and infinite likewise."""
-    largest: float = 0.0
-    """Largest absolute value of an entry; nan and infinite likewise."""
+    magnitudes: Magnitudes
 
 
 def measure_magnitudes(
@@ -51,17 +50,9 @@ def measure_magnitudes(
     Tensors of a dtype that is not in WIDTHS are left out. `digests` takes a digest of each one's bytes, which does not
     depend on the format. Raises InputError when a file is cut off or changes meanwhile.
     """
-    found = dict.fromkeys(_chosen(checkpoint, names), Magnitudes())
-    joined = dict.fromkeys(found, b"")
-    work = partial(_Reducer.magnitudes, digested=digests is not None)
-    for job, parts in on_threads(jobs_of(checkpoint, found), _Reducer, work):
-        for digest, magnitudes in parts:
-            joined[job.name] = hashlib.blake2b(joined[job.name] + digest).digest()
-            found[job.name] = found[job.name].joined(magnitudes)
-        advance(job.elements, being_read(checkpoint))
-    if digests is not None:
-        digests.update(joined)
-    return found
+    chosen = _chosen(checkpoint, names)
+    matrices = [name for name in chosen if are_shared() and len(checkpoint.entries[name].shape) > 1]
+    return _measure(checkpoint, chosen, matrices, advance, digests)[0]
 
 
 def measure_norms(
@@ -76,36 +67,69 @@ def measure_norms(
     """
     wanted = None if names is None else list(names)
     found = [dict.fromkeys(_chosen(checkpoint, wanted), 0.0) for checkpoint in checkpoints]
-    jobs = (job for index, one in enumerate(checkpoints) for job in jobs_of(one, found[index], index))
+    read = [_known(float, checkpoint, norms, advance) for checkpoint, norms in zip(checkpoints, found, strict=True)]
+    unread = [[name for name in norms if name not in known] for norms, known in zip(found, read, strict=True)]
+    jobs = (job for index, one in enumerate(checkpoints) for job in jobs_of(one, unread[index], index))
     for job, parts in on_threads(jobs, _Reducer, _Reducer.norms):
         norms = found[job.series_index]
         norms[job.name] = reduce(joined_norm, parts, norms[job.name])
         advance(job.elements, being_read(checkpoints[job.series_index]))
+    for checkpoint, norms, known in zip(checkpoints, found, read, strict=True):
+        norms.update(known)
+        remember(norms, checkpoint)
     return found
 
 
 def measure_rows(
     checkpoint: Checkpoint, names: Iterable[str], advance: Advance = lambda elements, doing: None
 ) -> dict[str, Rows]:
-    """Measure the norms of the rows of the named tensors, and their largest entries.
+    """Measure the magnitudes of the named tensors, and the norms of their rows. Otherwise as `measure_magnitudes`."""
+    chosen = _chosen(checkpoint, names)
+    found = _known(Rows, checkpoint, chosen, advance)
+    unread = [name for name in chosen if name not in found]
+    found |= _measure(checkpoint, unread, unread, advance)[1]
+    return {name: found[name] for name in chosen}
 
-    Otherwise as `measure_magnitudes`.
-    """
+
+def _measure(
+    checkpoint: Checkpoint,
+    names: Sequence[str],
+    in_rows: Sequence[str],
+    advance: Advance,
+    digests: dict[str, bytes] | None = None,
+) -> tuple[dict[str, Magnitudes], dict[str, Rows]]:
+    """Return the magnitudes of the named tensors, and the rows of some of them."""
     import numpy
 
-    entries = {name: checkpoint.entries[name] for name in _chosen(checkpoint, names)}
-    found = {name: Rows(numpy.zeros(math.prod(entry.shape[:1]))) for name, entry in entries.items()}
-    lengths = {name: max(entry.elements // max(len(found[name].norms), 1), 1) for name, entry in entries.items()}
+    found = dict.fromkeys(names, Magnitudes())
+    joined = dict.fromkeys(found, b"")
+    shapes = {name: checkpoint.entries[name].shape for name in in_rows}
+    lengths = {name: max(math.prod(shape[1:]), 1) for name, shape in shapes.items()}
+    rows = {name: numpy.zeros(math.prod(shape[:1])) for name, shape in shapes.items()}
 
-    def work(worker: _Reducer, job: Job) -> tuple[NDArray[Any], list[float], float]:
-        return worker.rows(job, lengths[job.name])
+    def work(worker: _Reducer, job: Job) -> tuple[list[tuple[bytes, Magnitudes]], NDArray[Any]]:
+        return worker.magnitudes(job, digests is not None, lengths.get(job.name))
 
-    for job, (norms, parts, largest) in on_threads(jobs_of(checkpoint, found), _Reducer, work):
-        rows = found[job.name]
-        _join(rows.norms, norms, job.begin // lengths[job.name])
-        rows.norm = reduce(joined_norm, parts, rows.norm)
-        rows.largest = _largest(rows.largest, largest)
+    for job, (parts, norms) in on_threads(jobs_of(checkpoint, found), _Reducer, work):
+        for digest, magnitudes in parts:
+            joined[job.name] = hashlib.blake2b(joined[job.name] + digest).digest()
+            found[job.name] = found[job.name].joined(magnitudes)
+        if job.name in rows:
+            _join(rows[job.name], norms, job.begin // lengths[job.name])
         advance(job.elements, being_read(checkpoint))
+    if digests is not None:
+        digests.update(joined)
+    by_rows = {name: Rows(norms, found[name]) for name, norms in rows.items()}
+    remember(by_rows, checkpoint)
+    remember({name: magnitudes.norm for name, magnitudes in found.items()}, checkpoint)
+    return found, by_rows
+
+
+def _known(kind: type[Number], checkpoint: Checkpoint, names: Iterable[str], advance: Advance) -> dict[str, Number]:
+    """Return what was found of the named tensors before, where reads are shared."""
+    found = recall(kind, names, checkpoint)
+    for name in found:
+        advance(checkpoint.entries[name].elements, being_read(checkpoint))
     return found
 
 
@@ -119,10 +143,6 @@ def _join(norms: NDArray[Any], found: NDArray[Any], first: int) -> None:
     if len(found):
         found[0] = joined_norm(norms[first], found[0])
         norms[first : first + len(found)] = found
-
-
-def _largest(one: float, other: float) -> float:
-    return math.nan if math.isnan(one) or math.isnan(other) else max(one, other)
 
 
 def _chosen(checkpoint: Checkpoint, names: Iterable[str] | None) -> list[str]:
@@ -139,34 +159,27 @@ class _Reducer:
         self._widening = Widening(CHUNK)
         self._workspace = Workspace(CHUNK)
 
-    def magnitudes(self, job: Job, digested: bool) -> list[tuple[bytes, Magnitudes]]:
-        """Return the digest of each chunk's bytes, which is empty where none is wanted, and its magnitudes."""
-        return [
-            (
-                hashlib.blake2b(stored.data).digest() if digested else b"",
-                self._workspace.magnitudes(self._widening.widened(stored, job.dtype)),
-            )
-            for stored in self._reader.read(job)
-        ]
+    def magnitudes(
+        self, job: Job, digested: bool, length: int | None
+    ) -> tuple[list[tuple[bytes, Magnitudes]], NDArray[Any]]:
+        """Return the digest of each chunk's bytes, where one is wanted, its magnitudes, and the norms of the rows.
 
-    def norms(self, job: Job) -> list[float]:
-        return [self._workspace.norm(entries) for entries in self._entries(job)]
-
-    def rows(self, job: Job, length: int) -> tuple[NDArray[Any], list[float], float]:
-        """Return the norms of the rows that the job touches, the norm of each chunk, and the largest entry."""
+        `length`: entries of a row; None where rows are not wanted.
+        """
         import numpy
 
-        first = job.begin // length
-        norms, parts, most = numpy.zeros(-(-(job.begin + job.elements) // length) - first), [], 0.0
-        begin = job.begin
-        for entries in self._entries(job):
-            found, norm, largest = self._workspace.rows(entries, begin, length)
-            _join(norms, found, begin // length - first)
-            most = _largest(most, largest)
-            parts.append(norm)
-            begin += entries.size
-        return norms, parts, most
-
-    def _entries(self, job: Job) -> Iterator[NDArray[Any]]:
+        first = 0 if length is None else job.begin // length
+        count = 0 if length is None else -(-(job.begin + job.elements) // length) - first
+        parts, norms, begin = [], numpy.zeros(count), job.begin
         for stored in self._reader.read(job):
-            yield self._widening.widened(stored, job.dtype)
+            entries = self._widening.widened(stored, job.dtype)
+            digest = hashlib.blake2b(stored.data).digest() if digested else b""
+            parts.append((digest, self._workspace.magnitudes(entries)))
+            if length is not None:
+                _join(norms, self._workspace.rows(entries, begin, length), begin // length - first)
+            begin += entries.size
+        return parts, norms
+
+    def norms(self, job: Job) -> list[float]:
+        chunks = self._reader.read(job)
+        return [self._workspace.norm(self._widening.widened(stored, job.dtype)) for stored in chunks]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from fromage_cli.checkpoints.storage.sharing import reads_shared
 from fromage_cli.errors import FromageError
 from fromage_cli.terminal.answer import Answer, Answers, Estimate, EstimateResult
 
@@ -44,7 +45,8 @@ class Inputs:
     def price(self, name: str) -> Estimate | None:
         """What the command tells of its cost; None where it does not."""
         try:
-            told = self.ask(name, estimate=True)
+            with reads_shared(share=False):  # a trial on tensors that are known would take no time
+                told = self.ask(name, estimate=True)
         except FromageError:
             return None
         last = told if isinstance(told, Answer) else told[-1]

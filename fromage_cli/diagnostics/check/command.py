@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fromage_cli.checkpoints.storage.sharing import reads_shared
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.check.forward_pass import FORWARD_PASS, answer_forward_pass
 from fromage_cli.errors import FromageError, InputError, NotFiniteError, ResourceError
@@ -77,7 +78,7 @@ def command(
     options = {name: value for group in groups for name, value in asdict(group).items()}
     inputs = Inputs(options, ckpt, [one.place for one in series.checkpoints], budget.left)
     examination = Examination(budget.left)
-    with problems_shared():
+    with problems_shared(), reads_shared():
         examine(examination, inputs, series.checkpoints, (model, batch, held_out, run))
     if run.estimate:
         return estimate_answer(examination.cost)

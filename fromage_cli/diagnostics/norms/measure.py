@@ -105,7 +105,7 @@ def measure(
     last = measure_rows(checkpoints[-1], names, advance)
     steps = tuple(checkpoint.step for checkpoint in checkpoints)
     norms = {
-        name: (*(one[name] for one in before), last[name].norm)
+        name: (*(one[name] for one in before), last[name].magnitudes.norm)
         for name in names
         if name in last and all(name in one for one in before)
     }
@@ -199,8 +199,8 @@ def _overflow(step: int, last: Rows, growth: float) -> OverflowSteps:
     """The steps at which each dtype would be left if growth went on from the last one."""
     found = {}
     for dtype, largest in LARGEST.items():
-        entries = steps_until(last.largest, largest, growth)
-        squares = steps_until(last.norm, math.sqrt(largest), growth)
+        entries = steps_until(last.magnitudes.largest, largest, growth)
+        squares = steps_until(last.magnitudes.norm, math.sqrt(largest), growth)
         found[dtype] = Overflow(*(NO_NORM if steps is None else step + steps for steps in (entries, squares)))
     return OverflowSteps(**found)
 

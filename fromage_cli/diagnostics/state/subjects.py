@@ -10,9 +10,11 @@ from typing import Any
 from fromage_cli.checkpoints import TensorEntry
 from fromage_cli.checkpoints.optimizers.optimizer_state import as_stored
 from fromage_cli.checkpoints.reading.arrays import CHUNK
+from fromage_cli.checkpoints.reading.known_numbers import remember
 from fromage_cli.checkpoints.reading.reductions import Advance
-from fromage_cli.checkpoints.reading.slots import STEP, Part, dtypes_of, over_series, over_slots, shaped_like
+from fromage_cli.checkpoints.reading.slots import STEP, WEIGHT, Part, dtypes_of, over_series, over_slots, shaped_like
 from fromage_cli.checkpoints.runs.layer_settings import RunSettings
+from fromage_cli.checkpoints.storage.sharing import are_shared
 from fromage_cli.diagnostics.state.changes import Changes
 from fromage_cli.diagnostics.state.continuity import Links
 from fromage_cli.diagnostics.state.digits import Digits, count_differing
@@ -23,6 +25,7 @@ from fromage_cli.optimizers.rounded_step import Dtype, LostUpdates, lost_updates
 from fromage_cli.optimizers.rule import TWO_SHARES
 from fromage_cli.optimizers.settings import MANY_STEPS, beta1_range, corrects_bias
 from fromage_cli.optimizers.streamed import saved_update
+from fromage_cli.theory.magnitudes import joined_norm
 
 NARROW = ("bfloat16", "float16")
 BEFORE = "before "
@@ -178,15 +181,21 @@ def read_tensors(
     """
     found = [dict.fromkeys(own, Found()) for own in subjects]
     changes = [dict.fromkeys(own, Changes()) for own in subjects]
+    norms: list[dict[str, float]] = [{} for _ in subjects]
+    shared = are_shared()
 
-    def work(summation: Summation, index: int, part: Part, before: Part | None) -> tuple[Found, Changes]:
-        return subjects[index][part.name].work(summation, part), links.changes(index, part, before)
+    def work(summation: Summation, index: int, part: Part, before: Part | None) -> tuple[Found, Changes, float]:
+        norm = summation.workspace.norm(part.arrays[WEIGHT]) if shared else 0.0
+        return subjects[index][part.name].work(summation, part), links.changes(index, part, before), norm
 
     memory = [{name: one.trained.slot for name, one in own.items()} for own in subjects]
     series = over_series(links.checkpoints, memory, work, lambda: Summation(CHUNK), advance)
-    for index, place, (more, changed) in series:
+    for index, place, (more, changed, norm) in series:
         found[index][place.name] = found[index][place.name].joined(more)
         changes[index][place.name] += changed
+        norms[index][place.name] = joined_norm(norms[index].get(place.name, 0.0), norm)
+    for checkpoint, own in zip(links.checkpoints, norms, strict=True):
+        remember(own if shared else {}, checkpoint)
     return found, changes
 
 

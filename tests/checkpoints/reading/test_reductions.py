@@ -75,8 +75,8 @@ def test_norms_of_rows(shape, dtype, tmp_path, monkeypatch):
         tensor.double().reshape(shape[0], math.prod(shape[1:])).norm(dim=1).numpy(), rel=1e-6
     )
     whole = measure_magnitudes(checkpoint)["w"]
-    assert rows.norm == pytest.approx(whole.norm, rel=1e-6)
-    assert rows.largest == whole.largest
+    assert rows.magnitudes.norm == pytest.approx(whole.norm, rel=1e-6)
+    assert rows.magnitudes == whole
 
 
 def test_norms_of_long_rows_to_six_digits(tmp_path):
@@ -90,7 +90,7 @@ def test_norms_of_long_rows_to_six_digits(tmp_path):
 def test_rows_that_are_not_finite(value, norm, tmp_path):
     save_file({"w": torch.tensor([[3.0, 4.0], [1.0, value], [0.0, 0.0]])}, tmp_path / "c.safetensors")
     rows = measure_rows(open_checkpoint(tmp_path / "c.safetensors"), ["w"])["w"]
-    assert (rows.norm, rows.largest) == pytest.approx((norm, norm), nan_ok=True)
+    assert (rows.magnitudes.norm, rows.magnitudes.largest) == pytest.approx((norm, norm), nan_ok=True)
     assert rows.norms.tolist() == pytest.approx([5.0, norm, 0.0], nan_ok=True)
 
 
@@ -101,7 +101,12 @@ def test_nan_in_one_part_and_infinity_in_another(values, tmp_path, monkeypatch):
     save_file({"w": torch.tensor([[values[0], *[1.0] * 8, values[1]]])}, tmp_path / "c.safetensors")
     checkpoint = open_checkpoint(tmp_path / "c.safetensors")
     rows = measure_rows(checkpoint, ["w"])["w"]
-    found = (measure_norms([checkpoint])[0]["w"], measure_magnitudes(checkpoint)["w"].norm, rows.norm, *rows.norms)
+    found = (
+        measure_norms([checkpoint])[0]["w"],
+        measure_magnitudes(checkpoint)["w"].norm,
+        rows.magnitudes.norm,
+        *rows.norms,
+    )
     assert len(found) == 4 and all(map(math.isnan, found))
 
 
@@ -116,7 +121,7 @@ def test_equal_bytes_have_equal_norms_wherever_they_lie(dtype, tmp_path):
     series = [open_checkpoint(path) for path in sorted(tmp_path.iterdir())]
     found = {norms["w"] for norms in measure_norms(series, ["w"])}
     found |= {measure_magnitudes(one)["w"].norm for one in series}
-    found |= {measure_rows(one, ["w"])["w"].norm for one in series}
+    found |= {measure_rows(one, ["w"])["w"].magnitudes.norm for one in series}
     for one in series[1:]:
         pair = measure_pair(series[0], one, "w")
         assert (pair.difference, pair.angle) == (0.0, 0.0)

@@ -91,3 +91,41 @@ def test_against_a_baseline_only_what_is_new_counts(run: Run, tmp_path: Path) ->
     result = json.loads(out)["result"]
     assert (code, result["verdict"], result["baseline"]["known"]) == (0, "go", ["norm-far-from-first"])
     assert run(ckpt, "--baseline", str(SAMPLES / "models.py"))[0] == 3
+
+
+def test_what_one_command_read_of_a_run_the_next_does_not_read_again(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fromage_cli.checkpoints.reading import arrays, chunks, slots
+    from fromage_cli.diagnostics.check.asking import Inputs
+    from fromage_cli.terminal.answer import Answers
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(30, 40), torch.nn.Tanh(), torch.nn.Linear(40, 5))
+    optimizer = torch.optim.AdamW(model.parameters())
+    for step in (1, 2, 3):
+        optimizer.zero_grad()
+        model(torch.randn(20, 30)).square().mean().backward()
+        optimizer.step()
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+        torch.save(state, tmp_path / f"step-{step}.pt")
+    read: list[str] = []
+    for module in (arrays, chunks, slots):
+        opened = module.opened
+        monkeypatch.setattr(module, "opened", lambda path, opened=opened: (read.append(path.name), opened(path))[1])
+    parts: dict[str, list[str]] = {}
+    asked = Inputs.ask
+
+    def ask(self: Inputs, name: str, **instead: object) -> Answers:
+        before = len(read)
+        answers = asked(self, name, **instead)
+        parts[name] = read[before:]
+        return answers
+
+    monkeypatch.setattr(Inputs, "ask", ask)
+    results = json.loads(run(str(tmp_path), "--json")[1])["result"]["results"]
+    assert set(parts["inspect"]) == {"step-3.pt"} and set(parts["state"]) == {"step-1.pt", "step-2.pt", "step-3.pt"}
+    assert sorted(parts["distance"]) == ["step-2.pt"] * 2 + ["step-3.pt"] * 2
+    assert parts["norms"] == []
+    norm = float(model.get_parameter("0.weight").detach().double().norm())
+    assert results["norms"]["layers"][0]["norms"][-1] == pytest.approx(norm, rel=1e-12)
