@@ -1,7 +1,7 @@
 """What the optimizer's state means for the user: codes, limits and words."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from statistics import median
 
@@ -9,12 +9,13 @@ from fromage_cli.counting import counted
 from fromage_cli.diagnostics.state.continuity import SKIPPED
 from fromage_cli.diagnostics.state.discontinuities import not_continued, rate_finding, short_name, unmoved
 from fromage_cli.diagnostics.state.replicas import replica_findings
-from fromage_cli.diagnostics.state.result import LayerState, StateResult
+from fromage_cli.diagnostics.state.result import FileState, LayerState, StateResult
 from fromage_cli.diagnostics.state.words import entries
 from fromage_cli.findings import Finding, about_names, never_updated
 from fromage_cli.missing import Missing, known
 from fromage_cli.optimizers.recognition import ADAM_ALIKE
 from fromage_cli.terminal.words import number
+from fromage_cli.theory.growth import drift, is_drift, steps_until
 
 LOST = 0.5
 """Share of the update, or of the entries that decay should change, from which on rounding decides training."""
@@ -30,8 +31,13 @@ FEW_SKIPPED = 16.0
 """Steps that a scaler of float16 gradients may skip in any run: the optimizer then counts fewer."""
 NEARLY = 0.15
 """Part of one by which a multiple may be missed: batches at the end of an epoch are fewer."""
+AHEAD = 1.0
+"""Lost updates are told up to so many times the length of the series ahead."""
+FEWEST_FILES = 3
+"""Checkpoints from which on a trend is told."""
 MOSTLY_LOST = 0.9
 """Share of the entries that a step leaves as they are, from which on rounding keeps a tensor still."""
+WIDER = "Keep the weights in float32 and train under autocast, or round stochastically."
 ALIKE = "The file does not name the optimizer. It may keep other averages than Adam's."
 DAMAGED = "Load another checkpoint, or start the optimizer anew with a warm-up: these moments would misdirect steps."
 
@@ -222,7 +228,15 @@ def _rounding(result: StateResult) -> Iterator[Finding]:
             f"rounding of the 16-bit weights loses {number(100.0 * magnitude)} % of the last update{where}",
             value=magnitude,
             limit=LOST,
-            hint=f"Keep the weights in float32 and train under autocast, or round stochastically.{below}",
+            hint=f"{WIDER}{below}",
+        )
+    elif (step := losing_step(result.files)) is not None:
+        yield Finding(
+            "updates-lost-ahead",
+            "info",
+            f"as the run goes, rounding of the 16-bit weights will undo most updates from step {number(step)} on",
+            value=step,
+            hint=WIDER,
         )
     if decay is not None and decay > LOST:
         yield Finding(
@@ -233,6 +247,25 @@ def _rounding(result: StateResult) -> Iterator[Finding]:
             limit=LOST,
             hint="In bfloat16 a rate times weight decay below 1/512 changes nothing. Keep the weights in float32.",
         )
+
+
+def losing_step(files: Sequence[FileState]) -> float | None:
+    """The step at which the rate meets that below which most updates are lost, if both go on as before.
+
+    None where they do not draw nearer steadily, or not within AHEAD times the length of the series.
+    """
+    told = [(known(one.step), known(one.learning_rate), known(one.lost)) for one in files]
+    pairs = [
+        (step, half / rate)
+        for step, rate, lost in told
+        if step is not None and rate and lost is not None and (half := known(lost.half_rate))
+    ]
+    if len(pairs) < FEWEST_FILES or known(files[-1].step) != pairs[-1][0]:
+        return None
+    steps = [step for step, _ in pairs]
+    growth, error = drift(steps, [math.log(share) for _, share in pairs])
+    left = steps_until(pairs[-1][1], 1.0, growth) if is_drift(growth, error, len(pairs)) else None
+    return steps[-1] + left if left is not None and left <= AHEAD * (steps[-1] - steps[0]) else None
 
 
 def _sizes(result: StateResult) -> Iterator[Finding]:

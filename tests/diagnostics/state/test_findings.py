@@ -1,12 +1,19 @@
 """What a state means: each finding at its limit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
+
+from fromage_cli.checkpoints import open_checkpoint
+from fromage_cli.diagnostics.state.continuity import Links
 from fromage_cli.diagnostics.state.findings import APART, counts_agree, is_multiple, judge
+from fromage_cli.diagnostics.state.measure import measure
 from fromage_cli.diagnostics.state.result import Lost, StateResult, Violations
-from fromage_cli.missing import Missing, Why
+from fromage_cli.missing import Missing, Why, known
 
 Make = Callable[..., StateResult]
 NONE = Missing(Why.NOT_DEFINED, "it has none")
@@ -74,6 +81,50 @@ def test_where_the_last_rate_is_0_the_file_before_tells_what_rounding_loses(make
     before = replace(result.files[0], path="a/step-30.pt", lost=Lost(0.9, 0.9, 1e-3, 1.0))
     told = found(replace(result, files=(before, *result.files)))
     assert told["updates-lost"].message == "rounding of the 16-bit weights loses 90 % of the last update of step-30.pt"
+
+
+def shrinking(result: StateResult, shares: Sequence[float]) -> StateResult:
+    """Files ten steps apart, in which the rate is so many times that below which most updates are lost."""
+    files = [
+        replace(result.files[-1], step=10 * place, learning_rate=1e-3, lost=Lost(0.2, 0.2, 1e-3 / share, NONE))
+        for place, share in enumerate(shares)
+    ]
+    return replace(result, files=tuple(files))
+
+
+def test_updates_that_rounding_will_lose(make_state: Make) -> None:
+    halving = found(shrinking(make_state(), [32.0, 16.0, 8.0, 4.0]))["updates-lost-ahead"]
+    assert halving.value == pytest.approx(50.0) and "from step 50 on" in halving.message
+    for shares in ([4096.0, 2048.0, 1024.0], [4.0, 8.0, 16.0], [4.0] * 4, [4.0, 2.0], [30.0, 4.0, 20.0, 10.0]):
+        assert "updates-lost-ahead" not in found(shrinking(make_state(), shares))
+
+
+def test_the_step_from_which_rounding_loses_updates_is_that_of_training(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(200, 100).bfloat16())
+    optimizer = torch.optim.Adam([weight], lr=0.1)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.95)
+    shares = {}
+    for step in range(1, 61):
+        weight.grad = torch.randn_like(weight)
+        optimizer.step()
+        if step % 10 == 0:
+            state = {"model": {"w": weight.detach()}, "optimizer": optimizer.state_dict(), "step": step}
+            torch.save(state, tmp_path / f"step-{step}.pt")
+            series = [open_checkpoint(tmp_path / f"step-{each}.pt") for each in range(10, step + 1, 10)]
+            links = Links.of(series, ["w"])
+            assert series[-1].optimizer is not None
+            result = measure(links, series[-1].optimizer)
+            lost_now = known(result.totals.lost)
+            assert lost_now is not None
+            shares[step] = known(lost_now.entries) or 0.0
+            told = found(result)
+            if step == 30:
+                predicted = told["updates-lost-ahead"].value
+        schedule.step()
+    assert predicted is not None
+    last = max(step for step, share in shares.items() if share < 0.5)
+    assert last - 10 < predicted < last + 20
 
 
 def test_layers_that_move_far_more_or_less_or_not_at_all(make_state: Make) -> None:
