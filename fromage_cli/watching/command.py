@@ -117,6 +117,7 @@ def command(
         flags += flags_of((optimizer, model, batch, held_out, tensors, run), session.current().origins)
         checked = Diagnostician(flags, run.time_limit or parsing.duration("1h"), hide_gpus=device == "cpu")
         tell = telling(sinks, metrics, on_fail, kept.path, say)
+        say(f"note: {directory} is watched; each checkpoint gets a line here and in {log}")
         follower = Follower(Path(directory), kept, checked.diagnose, tell, say)
         why = follower.follow(Ending(once, until_step, idle), interval)
     finally:

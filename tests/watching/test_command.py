@@ -223,7 +223,7 @@ def test_a_signal_ends_it_with_its_check_and_the_log_is_whole(
     time.sleep(1.0)  # the check of step 2 has begun
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
-    assert (process.returncode, out) == (code, "") and err.startswith("error: ")
+    assert (process.returncode, out) == (code, "") and err.splitlines()[1].startswith("error: ")
     assert [one["step"] for one in records(tmp_path / "fromage-watch.jsonl")] == [1]
     running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=False).stdout
     assert str(tmp_path) not in running
@@ -267,7 +267,10 @@ def test_a_reader_that_goes_away_ends_it_quietly(save: Save, tmp_path: Path) -> 
     assert process.stdout is not None and process.stderr is not None
     process.stdout.readline()
     process.stdout.close()
-    assert process.wait(timeout=60) == 141 and process.stderr.read() == ""
+    assert process.wait(timeout=60) == 141
+    assert (
+        process.stderr.read() == "note: run is watched; each checkpoint gets a line here and in fromage-watch.jsonl\n"
+    )
     process.stderr.close()
     assert len(records(tmp_path / "fromage-watch.jsonl")) == 2
 

@@ -79,10 +79,11 @@ def compare(
     known = {one for one in grave if is_known(one, before.get((one.code, one.layer)))}
     here = {(one.code, one.layer) for one in grave}
     gone = [one["code"] for key, one in before.items() if one["severity"] != "info" and key not in here]
-    steps = [one.get("step") for one in told["checkpoints"]]
+    last = told["checkpoints"][-1] if told["checkpoints"] else {}
     comparison = Comparison(
         path=str(path),
-        step=steps[-1] if steps and isinstance(steps[-1], int) else None,
+        checkpoint=str(last.get("path", "")),
+        step=last["step"] if isinstance(last.get("step"), int) else None,
         verdict=told["result"]["verdict"],
         new=tuple(dict.fromkeys(one.code for one in grave if one not in known)),
         known=tuple(dict.fromkeys(one.code for one in grave if one in known)),

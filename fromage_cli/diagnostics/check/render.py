@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import PurePath
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -14,6 +15,7 @@ from fromage_cli.diagnostics.check.rules import RULES
 from fromage_cli.findings import Finding, gravest_remedy
 from fromage_cli.terminal.answer import Look, PageStyle, Table, records, summary
 from fromage_cli.terminal.tables import finding_list, prose
+from fromage_cli.terminal.words import visible
 
 SHOWN = 5
 """Kinds of findings on a default page."""
@@ -70,7 +72,8 @@ def looks(result: CheckResult, findings: Sequence[Finding]) -> tuple[Look, ...]:
 
 def in_words(baseline: Comparison) -> str:
     """What changed since the baseline, in a sentence."""
-    since = "the baseline" if baseline.step is None else f"step {baseline.step}"
+    parts = PurePath(baseline.checkpoint).parts[-2:]
+    since = "the baseline" if not parts else f"{visible(str(PurePath(*parts)))} in the baseline"
     told = [
         f"{name}: {', '.join(codes)}"
         for name, codes in (("new", baseline.new), ("as before", baseline.known), ("gone", baseline.gone))

@@ -61,6 +61,8 @@ class Comparison:
 
     path: str
     """Of the answer."""
+    checkpoint: str
+    """The last that it judged, which may be another run's."""
     step: int | None
     """Of its last checkpoint."""
     verdict: Verdict

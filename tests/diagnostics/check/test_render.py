@@ -29,7 +29,7 @@ def found(verdict: Verdict, baseline: Comparison | Missing = NO_BASELINE) -> Che
 
 def test_the_page() -> None:
     far = replace(WARN, code="norm-far-from-first")
-    before = Comparison("b.json", 400, "look", ("norm-far-from-first",), (), ("rows-dead",), ())
+    before = Comparison("b.json", "runs/a/step-400.pt", 400, "look", ("norm-far-from-first",), (), ("rows-dead",), ())
     for name, findings, result in (
         ("page-80.txt", (far, INFO), found("look")),
         ("page-go-80.txt", (), found("go")),
@@ -51,7 +51,7 @@ def test_tables() -> None:
         ("check", "warn", "norm-jumped"),
     ]
     assert dict(row[:2] for row in headline(found("look"), (far,)).rows)["warn"] == 1
-    before = Comparison("b.json", None, "go", (), (), (), (Change("norms", "growth", 1.0, 2.0),))
+    before = Comparison("b.json", "", None, "go", (), (), (), (Change("norms", "growth", 1.0, 2.0),))
     assert changes(found("go", before)).rows == (("norms", "growth", 1.0, 2.0),)
     assert changes(found("go")).rows == ()
     assert looks(found("look"), (far, WARN)) == (
