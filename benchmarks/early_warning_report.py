@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 
+from early_warning_recipes import CHOSEN_ON
+
 RESULTS = Path(__file__).parent / "results" / "early_warning.csv"
 WARNS, FAILS = ("look", "stop"), ("stop",)
 INPUTS = ("files", "network")
 """What `check` is given: the files alone, or the network and a batch too."""
 HALVES = ("choosing", "testing")
+"""Runs that were in sight when rules and limits were chosen, and those that were trained and judged afterwards."""
 GATES = ("outlier", "doubled")
 """The alarms by the loss alone: see early_warning_losses.py."""
 LEADS = ("lead over being behind", "lead over the loss's alarms")
@@ -104,7 +107,7 @@ def run_of(row: dict[str, str], answers: dict[str, list[Said]]) -> Run:
         group=row["group"],
         kind=row["kind"],
         odd=row["odd"],
-        half=HALVES[int(row["seed"]) % 2],
+        half=HALVES[int(row["seed"]) > CHOSEN_ON],
         steps=int(row["steps"]),
         sick_from=int(row["sick_from"]),
         losses=(row["train"], row["held_out"], row["twin_train"], row["twin_held_out"]),
@@ -253,11 +256,12 @@ def summary(runs: Sequence[Run]) -> str:
     told = [sum(run.events[name] is not None for run in wrong) for name in GATES]
     leads = [(run.gate - run.warned) / run.steps for run in wrong if run.gate is not None and run.warned is not None]
     seconds = [fmean(one.seconds for run in runs for one in run.answers[given]) for given in INPUTS]
-    led = f"Where both told, `check` was {median(leads):.0%} of the run earlier in the median" if leads else "None told"
+    middle = median(leads) if leads else 0.0
+    led = f"Where both told, `check` came {abs(middle):.0%} of the run {'later' if middle < 0.0 else 'earlier'}"
     return (
         f"{len(wrong)} runs went wrong, {len(stays)} were sick and stayed, and {len(healthy)} were healthy. "
         f"Of those that went wrong `check` warned of {blamed(wrong)}. "
-        f"The 6 σ rule told {told[0]} of them, and a doubled loss {told[1]}. {led} ({len(leads)} runs). "
+        f"The 6 σ rule told {told[0]} of them, and a doubled loss {told[1]}. {led} in the median of {len(leads)}. "
         f"Of the sick ones that stayed `check` warned of {blamed(stays)}. "
         f"Of the healthy ones it warned of {blamed(healthy)}. "
         f"An answer took {seconds[0]:.1f} s from files alone, and {seconds[1]:.1f} s with the network."
