@@ -12,12 +12,22 @@ from fromage_cli.errors import UsageError
 
 BUFFERS = ("running_mean", "running_var")
 """Ends of names of floating-point tensors that no optimizer moves."""
+LINEAR = ("Linear", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
+"""Classes of modules whose matrices have a usual size: one over the square root of their inputs."""
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+"""Those of recurrent layers, with how many matrices each of theirs stacks; torch sizes them by their outputs."""
+MAPS = (*LINEAR, *GATES)
 _LOOKUP_TABLE = re.compile(r"embed|(^|[._])(emb|wte|wpe|tok\w*|pos\w*|cls)([._]|\d|$)", re.IGNORECASE)
 
 
 def looks_like_lookup_table(name: str) -> bool:
     """Return whether a tensor has a usual name of embeddings of tokens or positions."""
     return _LOOKUP_TABLE.search(name) is not None
+
+
+def is_lookup_table(name: str, kind: str | None) -> bool:
+    """Return whether a tensor is a table of embeddings, by its module's class where that says it, else by its name."""
+    return kind == "Embedding" or (kind not in MAPS and looks_like_lookup_table(name))
 
 
 def layer_entries(

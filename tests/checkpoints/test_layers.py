@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import save_file
 
 from fromage_cli.checkpoints import open_checkpoint
-from fromage_cli.checkpoints.layers import lasting_layers, layer_entries
+from fromage_cli.checkpoints.layers import is_lookup_table, lasting_layers, layer_entries
 from fromage_cli.errors import UsageError
 
 
@@ -33,3 +33,14 @@ def test_a_run_without_layers_is_refused(tmp_path):
     checkpoint = saved(tmp_path / "a.safetensors", {"w": torch.ones(2, 2), "b": torch.ones(2)})
     with pytest.raises(UsageError, match="No layer is left"):
         lasting_layers([checkpoint], include=["b"])
+
+
+def test_a_lookup_table_is_told_by_its_module_where_that_says_it() -> None:
+    for name, kind, table in (
+        ("unembed.weight", "Linear", False),
+        ("unembed.weight", None, True),
+        ("C.weight", "Embedding", True),
+        ("pos_embed", "VisionTransformer", True),
+        ("rnn.weight_hh_l0", "LSTM", False),
+    ):
+        assert is_lookup_table(name, kind) is table

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from fromage_cli.checkpoints.layers import looks_like_lookup_table
+from fromage_cli.checkpoints.layers import GATES, LINEAR, MAPS, is_lookup_table
 from fromage_cli.counting import counted
-from fromage_cli.diagnostics.check.result import OutOfLine
+from fromage_cli.diagnostics.check.result import Beside, OutOfLine
 from fromage_cli.findings import Finding, about_names, layer_out_of_line
 from fromage_cli.missing import known
 from fromage_cli.terminal.words import number
@@ -26,8 +26,8 @@ GROWN = 4.0
 runs."""
 FEW = 0.5
 """Share of layers up to which those that do not move may have been forgotten; more are frozen on purpose."""
-LINEAR = ("Linear", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
-"""Kinds of layers whose matrices have a usual size: one over the square root of their inputs."""
+HE = math.sqrt(2.0)
+"""Root mean square of He's initialisation times the square root of inputs, the largest usual one."""
 UNIFORM = 1.0 / math.sqrt(3.0)
 """Root mean square of torch's default weights of linear and convolutional layers, times the square root of inputs."""
 NEAR = 0.05
@@ -47,11 +47,14 @@ class Answered:
     inspect: Any = None
     state: Any = None
     norms: Any = None
+    in_network: bool = False
+    """Whether the loss and its curvature were looked at."""
 
     @classmethod
     def of(cls, results: Mapping[str, object]) -> "Answered":
         """Those among the results of all commands."""
-        return cls(*(results.get(name) for name in ("inspect", "state", "norms")))
+        network = {"forward-pass", "sharpness"} <= set(results)
+        return cls(results.get("inspect"), results.get("state"), results.get("norms"), network)
 
     @property
     def layers(self) -> Sequence[Any]:
@@ -82,28 +85,30 @@ def find_out_of_line(answered: Answered) -> tuple[OutOfLine, ...]:
 
     A matrix without siblings is held against the whole network: root mean square times the square root of its inputs,
     by which the initialisations of torch make all matrices alike. Trained networks differ there, so the first file of
-    a run counts. Lookup tables and gains have no such size. A small matrix is none of these, as a branch or an output
-    may begin at zero.
+    a run counts. A network with few matrices is held against He's initialisation, where it tells of each what it is.
+    Lookup tables and gains have no such size. A small matrix is none of these, as a branch or an output may begin at
+    zero.
     """
     tensors: Sequence[Any] = () if answered.inspect is None else answered.inspect.tensors
     last = {one.name: one for one in tensors if len(one.shape) > 1 and (known(one.rms) or 0.0) > 0.0}
     kinds = {} if answered.norms is None else {one.name: one.kind for one in answered.norms.layers}
-    tables = {name for name in {*last, *kinds} if _is_table(name, kinds.get(name))}
+    tables = {name for name in {*last, *kinds} if is_lookup_table(name, kinds.get(name))}
     groups = sibling_groups({name: tuple(one.shape) for name, one in last.items() if name not in tables})
     found = ((names, out_of_line([last[name].rms for name in names], WEIGHT_FACTOR)) for names in groups)
     odd = {names[place]: factor for names, places in found for place, factor in places.items()}
     grouped = {name for names in groups for name in names}
     first = {one.name: (one.first_norm / math.sqrt(one.parameters), one.shape) for one in answered.layers}
     scaled = {
-        name: rms * math.sqrt(math.prod(shape[1:]))
+        name: rms * math.sqrt(shape[0] / GATES[kind] if kind in GATES else math.prod(shape[1:]))
         for name, (rms, shape) in (first or {name: (one.rms, one.shape) for name, one in last.items()}).items()
-        if name not in tables and _GAIN.search(name) is None and (kinds.get(name) or LINEAR[0]) in LINEAR
+        if name not in tables and _GAIN.search(name) is None and (kind := kinds.get(name) or LINEAR[0]) in MAPS
     }
-    usual = median(scaled.values()) if len(scaled) >= LEAST else math.inf
+    usual = median(scaled.values()) if len(scaled) >= LEAST else HE if answered.has_kinds else math.inf
     large = {name: size / usual for name, size in scaled.items() if size > LARGE * usual and name not in grouped}
+    beside: Beside = "network" if len(scaled) >= LEAST else "usual size"
     return (
         *(OutOfLine(name, factor, "siblings") for name, factor in odd.items()),
-        *(OutOfLine(name, factor, "network") for name, factor in large.items()),
+        *(OutOfLine(name, factor, beside) for name, factor in large.items()),
     )
 
 
@@ -127,8 +132,8 @@ def judge_size(one: OutOfLine, known_kinds: bool) -> Finding:
         code="layer-large",
         severity="warn" if known_kinds else "info",
         layer=one.name,
-        message=f"its weights {'began' if known_kinds else 'are'} {one.factor:.2g} × as large as the median layer's, "
-        "for its number of inputs",
+        message=f"its weights {'began' if known_kinds else 'are'} {one.factor:.2g} × as large as "
+        f"{'those of the median layer' if one.among == 'network' else 'He initialises them'}, for its number of inputs",
         value=one.factor,
         limit=LARGE,
         hint="Look at how this layer is initialised, and at its learning rate.",
@@ -186,7 +191,7 @@ def judge_forgotten(answered: Answered) -> Iterator[Finding]:
         name
         for place in still
         if (name := layers[place].name) in fresh
-        or (place > first and _WEIGHT.search(name) is not None and not _is_table(name, layers[place].kind))
+        or (place > first and _WEIGHT.search(name) is not None and not is_lookup_table(name, layers[place].kind))
     ]
     if names:
         held = ", and still has its first random weights" if len(names) == 1 and names[0] in fresh else ""
@@ -198,10 +203,6 @@ def judge_forgotten(answered: Answered) -> Iterator[Finding]:
             "Look whether the optimizer has these parameters, and whether they require a gradient. Of layers that are "
             "frozen on purpose, silence this rule.",
         )
-
-
-def _is_table(name: str, kind: str | None) -> bool:
-    return kind == "Embedding" or looks_like_lookup_table(name)
 
 
 def as_initialised(answered: Answered) -> set[str]:

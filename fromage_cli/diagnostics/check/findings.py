@@ -22,6 +22,11 @@ Either alone blames 9 of 71 healthy runs, both together 1 (docs/run-study.md, do
 """
 DOUBTFUL = ("rate-rises-again",)
 """Codes that are for information here: schedules with restarts do it on purpose."""
+FAR, FAR_ALONE = "norm-far-from-first", 9.0
+"""Growth of a norm up to which it is for information where the network was looked at and nothing else warns.
+
+Recurrent layers at the rate that trains best have 7.2, a head after large batches 8.4 (docs/early-warning.md).
+"""
 LEFT_OUT = ("scale-invariance-untested", "schedule-mismatch")
 """What the commands say of their own reach and forecasts, which is no verdict on the run."""
 
@@ -36,6 +41,9 @@ def judge(answered: Answered, out_of_line: Sequence[OutOfLine], told: Sequence[F
     alone = set().union(*TOO_SHARP) if not all(alarms & codes for codes in TOO_SHARP) else set()
     early = USUAL_IN_WARM_UP if answered.warms_up else ()
     lowered = {*alone, *early, *DOUBTFUL}
+    far = [one.value or 0.0 for one in every.values() if one.code == FAR]
+    if answered.in_network and alarms - lowered <= {FAR, *LEFT_OUT} and all(1.0 < by < FAR_ALONE for by in far):
+        lowered.add(FAR)
     weighed = [replace(one, severity="info") if one.code in lowered else one for one in every.values()]
     return in_order([one for one in weighed if one.code not in LEFT_OUT])
 

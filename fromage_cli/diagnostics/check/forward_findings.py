@@ -21,6 +21,8 @@ WORSE = 0.1
 """Share by which the loss is larger in evaluation: at most .07 in healthy runs, from .23 on where they are stale."""
 GUESSING = 0.9
 """Loss over that of guessing, after the first step: above it in one healthy run of 23, which warms up."""
+FAR_WORSE = 2.0
+"""Loss over that of guessing from which on a falling loss is no excuse: it falls back from where it should never be."""
 FALLS = 0.01
 """Share by which the loss is lower than at the checkpoint before where it still falls."""
 LEARNED = 0.95
@@ -29,6 +31,16 @@ GONE, MOSTLY_GONE = 0.2, 0.5
 """Share of what was learned that may be gone: at most .16 in 52 healthy runs of docs/early-warning.md."""
 GAP = 2.0
 """Held-out loss over that of the batch; two of 23 healthy runs exceed it, which is why it is for information."""
+
+
+TOO_LARGE = (
+    "Look at the size of the first weights: fromage-diag inspect on the first checkpoint shows their RMS, which is "
+    "usually .6 to 1.4 over the root of a layer's inputs. Then lower the learning rate."
+)
+TOO_LITTLE = (
+    "The learning rate may be too high or too low, or the targets may not belong to their rows. A transformer with "
+    "normalisation after each branch needs a warm-up. Early in a run this is usual: look again later."
+)
 
 
 def judge_forward(forward: ForwardPass, trained: bool | None) -> tuple[Finding, ...]:
@@ -120,19 +132,17 @@ def _guessing(forward: ForwardPass, trained: bool | None) -> Iterator[Finding]:
     before = forward.earlier[-1].loss if forward.earlier else math.inf
     falls = math.isfinite(before) and forward.loss < (1.0 - FALLS) * before
     if not isinstance(guessing, Missing) and guessing.ratio >= GUESSING:
+        far = guessing.ratio >= FAR_WORSE
         yield Finding(
             code="no-better-than-guessing",
-            severity="warn" if trained and not falls else "info",
+            severity="warn" if trained and (far or not falls) else "info",
             message=(
-                f"hardly better than guessing: the loss is {guessing.loss:.3g}, and an output that ignores the "
-                f"input gives {guessing.guess:.3g}"
+                f"{'far worse' if far else 'hardly better'} than guessing: the loss is {guessing.loss:.3g}, and an "
+                f"output that ignores the input gives {guessing.guess:.3g}"
             ),
             value=guessing.ratio,
             limit=GUESSING,
-            hint=(
-                "The learning rate may be too high or too low, or the targets may not belong to their rows. Early in "
-                "a run this is usual: look again later."
-            ),
+            hint=TOO_LARGE if far else TOO_LITTLE,
         )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePath
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -13,6 +14,7 @@ from fromage_cli.diagnostics.check.forward_pass import FORWARD_PASS
 from fromage_cli.diagnostics.check.result import CheckResult, Comparison, Verdict
 from fromage_cli.diagnostics.check.rules import RULES
 from fromage_cli.findings import Finding, gravest_remedy
+from fromage_cli.missing import Missing
 from fromage_cli.terminal.answer import Look, PageStyle, Table, records, summary
 from fromage_cli.terminal.tables import finding_list, prose
 from fromage_cli.terminal.words import visible
@@ -40,12 +42,22 @@ def render(result: CheckResult, findings: Sequence[Finding], style: PageStyle) -
     if isinstance(result.baseline, Comparison):
         page.append(prose(in_words(result.baseline), style))
     troubled = {told_by(one) for one in grave}
+    unjudged = unjudged_stability(result.results.get("sharpness"))
+    if unjudged is not None:
+        page.append(prose(f"Not judged by sharpness: whether the rate is stable, because {unjudged}.", style, "dim"))
+        troubled.add("sharpness")
     if well := [command for command in result.looked if command not in troubled]:
         page.append(prose(f"Nothing wrong: {', '.join(well)}.", style))
     for reason in dict.fromkeys(one.reason for one in result.skipped):
         commands = ", ".join(one.command for one in result.skipped if one.reason == reason)
         page.append(prose(f"Not looked: {commands}. {reason}", style, "dim"))
     return Group(*page)
+
+
+def unjudged_stability(sharpness: Any) -> str | None:
+    """Why `sharpness` could not hold the rate against a limit; None where it did, or did not look."""
+    ratio = None if sharpness is None else sharpness.ratio
+    return ratio.words if isinstance(ratio, Missing) else None
 
 
 def with_source(finding: Finding) -> Finding:

@@ -9,6 +9,7 @@ from fromage_cli.missing import Missing, Why
 if TYPE_CHECKING:
     from fromage_cli.probes.forward_pass.measure import ForwardPass
 
+Beside = Literal["siblings", "network", "usual size"]
 Verdict = Literal["go", "look", "stop"]
 
 NO_BASELINE = Missing(Why.NOT_ASKED, "--baseline names no earlier answer")
@@ -30,9 +31,9 @@ class OutOfLine:
     name: str
     factor: float
     """Its root mean square over that of the others, the trend along depth taken out of siblings."""
-    among: Literal["siblings", "network"]
+    among: Beside
     """`siblings`: those of the same shape in the same place of other blocks. `network`: all matrices, each root mean
-    square times the square root of the inputs."""
+    square times the square root of the inputs. `usual size`: He's initialisation, where there are few matrices."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 
-from fromage_cli.checkpoints.layers import looks_like_lookup_table
+from fromage_cli.checkpoints.layers import is_lookup_table
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.norms.growing import SCALE_DEPENDENT, doubling
 from fromage_cli.diagnostics.norms.result import LayerNorms, NormsResult
@@ -95,7 +95,7 @@ def begins_small(name: str, kind: str | None, shape: Sequence[int], first: float
 
     Lookup tables begin small as well, and grow by up to 14 times in healthy runs.
     """
-    table = kind == "Embedding" or looks_like_lookup_table(name)
+    table = is_lookup_table(name, kind)
     return table or first < NEAR_ZERO * math.sqrt(shape[0])
 
 
@@ -120,9 +120,9 @@ def _changes(result: NormsResult) -> Iterator[Finding]:
         _, factor, layer = max(far, key=lambda each: each[0])
         fall, verdict = known(layer.effective_rate_fall), layer.invariance.verdict
         consequence = ""
-        if fall is not None and fall > 1.0 and layer.first_to_last == factor and verdict != SCALE_DEPENDENT:
-            scale = " if it is scale-invariant" if verdict == "untested" else ""
-            consequence = f"; its effective learning rate fell {fall:.3g} ×{scale}"
+        normalised = verdict not in (SCALE_DEPENDENT, "untested")
+        if fall is not None and fall > 1.0 and layer.first_to_last == factor and normalised:
+            consequence = f"; its effective learning rate fell {fall:.3g} ×"
         others = f", and {counted(len(far) - 1, 'more norm')} changed as much" if len(far) > 1 else ""
         yield Finding(
             code="norm-far-from-first",

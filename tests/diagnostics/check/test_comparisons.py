@@ -81,9 +81,48 @@ def test_without_siblings_a_network_has_to_tell_the_kinds() -> None:
         for place, (name, norm) in enumerate(norms.items())
     ]
     assert codes(run(*(layer(**one) for one in sized))) == [("layer-large", "info", "d")]
-    assert codes(run(*(layer(**one, kind="Linear") for one in sized))) == [("layer-large", "warn", "d")]
+    told = {"embed": "Embedding", "d": "Linear"}
+    assert codes(run(*(layer(**one, kind=told.get(one["name"], "Linear")) for one in sized))) == [
+        ("layer-large", "warn", "d")
+    ]
     for kind in ("Embedding", "Perceiver", "Bilinear"):  # which have sizes of their own
-        assert codes(run(*(layer(**one, kind=kind if one["name"] == "d" else "Conv2d") for one in sized))) == []
+        kinds = told | {"d": kind}
+        assert codes(run(*(layer(**one, kind=kinds.get(one["name"], "Conv2d")) for one in sized))) == []
+    head = layer("unembed", kind="Linear", first_norm=99.0 * 8)  # a name like a table's, and none
+    others = [layer(**one, kind="Linear") for one in sized[:4] if one["name"] != "d"]
+    assert codes(run(*others, head)) == [("layer-large", "warn", "unembed")]
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_recurrent_layers_have_the_size_of_their_outputs(kind: str) -> None:
+    torch.manual_seed(0)
+    network = nn.ModuleDict({"rnn": getattr(nn, kind)(512, 64, num_layers=2), "out": nn.Linear(64, 10)})
+    for name, parameter in network.named_parameters():
+        for odd in (None, name):
+            layers = [
+                layer(
+                    own,
+                    kind=kind if own.startswith("rnn") else "Linear",
+                    shape=tuple(weights.shape),
+                    parameters=weights.numel(),
+                    first_norm=float(weights.detach().norm()) * (10.0 if own == odd else 1.0),
+                )
+                for own, weights in network.named_parameters()
+                if weights.ndim > 1
+            ]
+            found = codes(run(*layers))
+            assert found == ([] if odd is None or parameter.ndim < 2 else [("layer-large", "warn", name)])
+
+
+def test_few_layers_are_held_against_the_usual_size() -> None:
+    def two(first: float, kind: str | None) -> list[tuple[str, str, str | None]]:
+        sizes = {"hidden": first, "out": 1.0 / 3.0**0.5}
+        return codes(run(*(layer(name, kind=kind, first_norm=size * 8**0.5) for name, size in sizes.items())))
+
+    for size in (0.58, 1.0, 2.0**0.5, 3.0):
+        assert two(size, "Linear") == []
+    assert two(10.0 / 3.0**0.5, "Linear") == [("layer-large", "warn", "hidden")]
+    assert two(10.0 / 3.0**0.5, None) == []  # it may be anything
 
 
 def test_a_layer_out_of_line_is_named_with_its_factor() -> None:

@@ -43,6 +43,22 @@ def test_too_large_steps_are_a_warning_where_two_measures_agree() -> None:
     assert [one.severity for one in judge(Answered(), (), (quiet, model))] == ["info", "info"]
 
 
+def test_a_norm_that_grew_alone_is_no_warning_where_the_network_says_nothing_else() -> None:
+    grown = Finding("norm-far-from-first", "warn", "it grew", layer="w", value=8.4, limit=6.0)
+    sharp = Finding("above-threshold", "warn", "too large")
+    for network, found, severity in (
+        (False, (grown,), "warn"),
+        (True, (grown,), "info"),
+        (True, (grown, sharp), "info"),  # which alone is none either
+        (True, (grown, Finding("schedule-mismatch", "warn", "of the forecast")), "info"),
+        (True, (grown, Finding("loss-rises", "warn", "it rises")), "warn"),
+        (True, (replace(grown, value=9.7),), "warn"),
+        (True, (replace(grown, value=0.1),), "warn"),
+    ):
+        told = judge(Answered(in_network=network), (), found)
+        assert next(one for one in told if one.code == grown.code).severity == severity
+
+
 def test_a_rate_that_rises_again_may_be_meant() -> None:
     assert [one.severity for one in judge(Answered(), (), (Finding("rate-rises-again", "warn", "it does"),))] == [
         "info"

@@ -92,6 +92,15 @@ def test_a_loss_like_that_of_guessing() -> None:
     assert codes(guessing, trained=False) == codes(replace(guessing, guessing=UNKNOWN)) == []
 
 
+def test_a_loss_far_worse_than_guessing_is_a_warning_though_it_falls() -> None:
+    for loss, severity in ((4.0, "info"), (4.7, "warn"), (43800.0, "warn")):
+        guessing = Guessing("cross-entropy", 128, loss, 2.3, loss / 2.3)
+        falls = replace(HEALTHY, loss=loss, guessing=guessing, earlier=(EarlierLoss(0, 3.0 * loss),))
+        (found,) = judge_forward(falls, trained=True)
+        assert (found.code, found.severity) == ("no-better-than-guessing", severity)
+        assert ("far worse" in found.message) == ("first weights" in found.hint) == (severity == "warn")
+
+
 def test_a_loss_that_does_not_carry_over() -> None:
     def rows(loss: float) -> ForwardPass:
         guessing = Guessing("cross-entropy", 50, loss, 2.0, loss / 2.0)

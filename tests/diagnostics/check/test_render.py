@@ -3,11 +3,12 @@
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 from fromage_cli.diagnostics.check.render import advise, changes, finding_table, headline, looks, render
 from fromage_cli.diagnostics.check.result import NO_BASELINE, Change, CheckResult, Comparison, Skipped, Verdict
 from fromage_cli.findings import Finding
-from fromage_cli.missing import Missing
+from fromage_cli.missing import Missing, Why
 from fromage_cli.terminal.answer import Look
 from tests.diagnostics.pages import compare, drawn
 
@@ -36,6 +37,15 @@ def test_the_page() -> None:
         ("page-baseline-80.txt", (far,), found("look", before)),
     ):
         golden(name, drawn(lambda result, style, findings=findings: render(result, findings, style), result, 80))
+
+
+def test_a_stability_that_could_not_be_judged_is_not_said_to_be_well() -> None:
+    unknown = SimpleNamespace(ratio=Missing(Why.RESTS_ON_MISSING, "the optimizer is not known"))
+    for sharpness, well in ((SimpleNamespace(ratio=0.9), True), (unknown, False)):
+        result = replace(found("go"), looked=("inspect", "sharpness"), results={"sharpness": sharpness})
+        page = drawn(lambda one, style: render(one, (), style), result, 160)
+        assert ("Nothing wrong: inspect, sharpness." in page) == well
+        assert ("whether the rate is stable, because the optimizer is not known." in page) == (not well)
 
 
 def test_more_kinds_than_fit_are_counted() -> None:
