@@ -26,7 +26,7 @@ def looks_like_lookup_table(name: str) -> bool:
 
 
 def is_lookup_table(name: str, kind: str | None) -> bool:
-    """Return whether a tensor is a table of embeddings, by its module's class where that says it, else by its name."""
+    """Return whether a tensor is a table of embeddings: by its module's class, else by its name."""
     return kind == "Embedding" or (kind not in MAPS and looks_like_lookup_table(name))
 
 

@@ -23,7 +23,7 @@ Either alone blames 9 of 71 healthy runs, both together 1 (docs/run-study.md, do
 DOUBTFUL = ("rate-rises-again",)
 """Codes that are for information here: schedules with restarts do it on purpose."""
 FAR, FAR_ALONE = "norm-far-from-first", 9.0
-"""Growth of a norm up to which it is for information where the network was looked at and nothing else warns.
+"""Growth of a norm that is for information, if the network was looked at and nothing else warns.
 
 Recurrent layers at the rate that trains best have 7.2, a head after large batches 8.4 (docs/early-warning.md).
 """

@@ -34,8 +34,8 @@ GAP = 2.0
 
 
 TOO_LARGE = (
-    "Look at the size of the first weights: fromage-diag inspect on the first checkpoint shows their RMS, which is "
-    "usually .6 to 1.4 over the root of a layer's inputs. Then lower the learning rate."
+    "Look at the first weights: their RMS (fromage-diag inspect) is usually .6 to 1.4 over the root of a layer's "
+    "inputs. Then lower the learning rate."
 )
 TOO_LITTLE = (
     "The learning rate may be too high or too low, or the targets may not belong to their rows. A transformer with "
