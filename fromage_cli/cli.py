@@ -3,13 +3,15 @@
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Annotated, Any, NoReturn, cast
 
 import typer
 
-from fromage_cli import __version__, stopping
+from fromage_cli import __version__, ranks, stopping
 from fromage_cli.diagnostics import COMMANDS, EXAMPLES, NOT_IN_A_CHECKPOINT, SYMPTOMS
+from fromage_cli.launching import launch
 from fromage_cli.terminal import failure, input_files, session, streams
 from fromage_cli.terminal.answer import Answers
 from fromage_cli.terminal.command import Program
@@ -82,7 +84,7 @@ def build_program(
     app.callback()(_program)
     program = cast(Program, typer.main.get_command(app))
     endings = {name: _ending(examples) for name, examples in (EXAMPLES | OWN_EXAMPLES).items()}
-    program.offer(commands, load, endings | {"": _ending(FIRST_EXAMPLES, _symptoms())})
+    program.offer(commands, load, endings | {"": _ending(FIRST_EXAMPLES, _symptoms())}, partial(launch, as_rank))
     return program
 
 
@@ -123,13 +125,29 @@ def main(args: Sequence[str] | None = None, program: Program | None = None) -> N
     def give_up(reason: BaseException) -> None:
         os._exit(failure.report(reason, given))
 
-    with input_files.watched(), session.scope(), streams.answering(), stopping.stoppable(streams.say, give_up):
+    with (
+        input_files.watched(),
+        ranks.scope(),
+        session.scope(),
+        streams.answering(),
+        stopping.stoppable(streams.say, give_up),
+    ):
         try:
             code = run(given, program or build_program())
         except (streams.ClosedPipe, BrokenPipeError):
             streams.abandon(streams.answer(), sys.stdout, sys.stderr)
             code = CLOSED_PIPE
+        if ranks.current().several and code in ranks.ENDED_BY_SIGNALS:  # there may be a sum that never ends
+            os._exit(code)
     sys.exit(code)
+
+
+def as_rank(args: Sequence[str]) -> int:
+    """Return the exit code of the program as one of several ranks."""
+    try:
+        main(args)
+    except SystemExit as exit:
+        return exit.code if isinstance(exit.code, int) else 1
 
 
 def run(args: Sequence[str], program: Any) -> int:

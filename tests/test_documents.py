@@ -33,7 +33,7 @@ BLOCK = re.compile(r"^```(?P<kind>[a-z]*)\n(?P<text>.*?)^```$", re.MULTILINE | r
 LINK = re.compile(r"(?:\]\(|src=\"|srcset=\")([^)\"\s]+)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
 FLAGS_OF_OTHERS = {
-    *("--array", "--cpus-per-task", "--dependency", "--epilog", "--kill-on-invalid-dep", "--mem"),
+    *("--array", "--cpus-per-task", "--ntasks", "--dependency", "--epilog", "--kill-on-invalid-dep", "--mem"),
     *("--parsable", "--time"),
 }
 """SLURM's."""

@@ -41,6 +41,7 @@ WITHOUT_A_SOURCE = {
     "diagnostics/breakdown/test_networks.py",
     "diagnostics/state/test_masters.py",
     "fuzz/test_targets.py",
+    "problem/evaluation/test_rows_of_ranks.py",
     "watching/test_cluster_day.py",
     "hostile/test_amplification.py",
     "hostile/test_changing_networks.py",

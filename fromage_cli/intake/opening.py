@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from fromage_cli import ranks
 from fromage_cli.counting import counted
 from fromage_cli.errors import MismatchError, UsageError
 from fromage_cli.findings import Finding
@@ -22,6 +23,7 @@ from fromage_cli.terminal.words import visible
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from fromage_cli.checkpoints import Checkpoint
     from fromage_cli.problem.conditions.budget import Budget
@@ -132,6 +134,7 @@ def _open_anew(
         )
         for one in (data, *further, *rest)
     ]
+    require_one_problem(network, loaded)
     loss = recognise_sum(loss, network, data, mode=mode, seed=run.seed)
     problem = Problem(
         network,
@@ -164,6 +167,17 @@ def _open_anew(
         network=model.model or declared.model or "auto",
         details=(*(checkpoint.picked if checkpoint is not None else ()), f"model: {description}", rows),
     )
+
+
+def require_one_problem(network: nn.Module, batches: Sequence[Batch]) -> None:
+    """Raise MismatchError on every rank where one of them has another batch or network than the first."""
+    from fromage_cli.problem.data.pytrees import checksum, named_tensors
+
+    together = ranks.current()
+    if together.several:
+        rows = [each for place, one in enumerate(batches) for each in named_tensors(one.data, f"{place}")]
+        together.require_same("batch", checksum(rows))
+        together.require_same("network", checksum([*network.named_parameters(), *network.named_buffers()]))
 
 
 def _opened(ckpt: str | Checkpoint | None, model: ModelOptions) -> tuple[Checkpoint | None, Declared]:
@@ -219,14 +233,16 @@ def breakdown_towards(first: str, second: str) -> str:
 
 
 def torch_device(name: str) -> torch.device:
-    """The device of that name; `auto` is the first CUDA device where there is one, else the CPU.
+    """The device of that name; `auto` is a CUDA device where there is one, for each rank its own, else the CPU.
 
     Raises UsageError for a CUDA device that is not there.
     """
     import torch
 
     if name == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", ranks.current().local % torch.cuda.device_count())
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(

@@ -12,9 +12,10 @@ from typing import Any, cast
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from fromage_cli import ranks
 from fromage_cli.configuration_file import read_configuration
 from fromage_cli.errors import InputError, UsageError, words_of
-from fromage_cli.terminal import configuration, input_files, session, streams
+from fromage_cli.terminal import configuration, failure, input_files, session, streams
 from fromage_cli.terminal.answer import Answers
 from fromage_cli.terminal.configuration import DATA_KEYS
 from fromage_cli.terminal.failure import complaint, nearest_choice
@@ -30,6 +31,8 @@ from fromage_cli.terminal.show import show
 from fromage_cli.terminal.trust import refuse_untrusted
 from fromage_cli.terminal.words import visible
 
+Launch = Callable[[Sequence[str], int], int]
+_WORDS = "fromage.words"
 _EVERY_OPTION = "fromage.every_option"
 _PROJECT = "fromage.project"
 _ORIGINS = "fromage.origins"
@@ -41,6 +44,8 @@ class DiagnosticCommand(TyperCommand):
 
     ending = ""
     """What its help ends with, as it stands."""
+    launch: Launch
+    """Starts the command again in so many ranks; the exit code."""
 
     def format_usage(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
         """Write how it is called, its arguments as they are typed."""
@@ -59,6 +64,7 @@ class DiagnosticCommand(TyperCommand):
         if ctx.resilient_parsing:
             return super().parse_args(ctx, args)
         session.begin(session.Session(self.name))
+        ctx.meta[_WORDS] = [str(self.name), *args]
         given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
         help_option = self.get_help_option(ctx)
         if help_option is not None and given.get(help_option.name) is True:
@@ -98,7 +104,25 @@ class DiagnosticCommand(TyperCommand):
         return {own[flag].parameter: where for flag, (_, where) in chosen.items()}
 
     def invoke(self, ctx: typer.Context) -> int:  # type: ignore[override]
-        """Run the command and show its answer; the exit code."""
+        """Run the command and show its answer; the exit code. Several ranks run it together."""
+        place, nproc = None, ctx.params.get("nproc")
+        if getattr(self.callback, "ranks", False) and nproc != 1:
+            place = ranks.Place.found(os.environ)
+            if place is None and nproc is not None:
+                return self.launch(ctx.meta[_WORDS], nproc)
+            if place is not None and nproc not in (None, place.count):
+                raise UsageError(
+                    f"--nproc {nproc} was given to one of {place.count} ranks that were started together.",
+                    "Leave --nproc out, or give --nproc 1 to compute alone.",
+                )
+        joined = ranks.ALONE if place is None else ranks.join(place)
+        try:
+            return self._answer(ctx)
+        except BaseException as error:
+            joined.say_farewell(failure.understood(error))
+            raise
+
+    def _answer(self, ctx: typer.Context) -> int:
         running = self._begin(ctx)
         if not running.output.quiet:
             for path in running.project.skipped:  # code could hide in keys that declare nothing
@@ -140,14 +164,19 @@ class Program(TyperGroup):
     """The program itself; of its commands it knows the first lines, and imports the one that is asked for."""
 
     def offer(
-        self, lines: Mapping[str, str], load: Callable[[str], Callable[..., Answers]], endings: Mapping[str, str]
+        self,
+        lines: Mapping[str, str],
+        load: Callable[[str], Callable[..., Answers]],
+        endings: Mapping[str, str],
+        launch: Launch,
     ) -> None:
         """From now on these are the commands, by name with the first line of their help; `load` imports one.
 
-        `endings`: what their help ends with, and by the empty name that of the program itself.
+        `endings`: what their help ends with, and by the empty name that of the program itself. `launch` starts one
+        again in several ranks.
         """
         self.commands = {name: TyperCommand(name, help=line, short_help=line) for name, line in lines.items()}
-        self._load, self._endings = load, endings
+        self._load, self._endings, self._launch = load, endings, launch
         self._loaded: dict[str, DiagnosticCommand] = {}
 
     def format_epilog(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
@@ -161,6 +190,7 @@ class Program(TyperGroup):
             app.command(name, cls=DiagnosticCommand)(self._load(name))
             self._loaded[name] = cast(DiagnosticCommand, typer.main.get_command(app))
             self._loaded[name].ending = self._endings.get(name, "")
+            self._loaded[name].launch = self._launch
         return self._loaded[name]
 
     def resolve_command(self, ctx: typer.Context, args: list[str]) -> Any:  # type: ignore[override]

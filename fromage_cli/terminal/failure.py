@@ -13,8 +13,9 @@ from typing import Any
 
 import typer
 
-from fromage_cli import stopping
+from fromage_cli import ranks, stopping
 from fromage_cli.errors import FromageError, InputError, ResourceError, UsageError, words_of
+from fromage_cli.ranks import LAUNCHED, RankLost
 from fromage_cli.stopping import Interruption
 from fromage_cli.terminal import parsing, session, streams
 from fromage_cli.terminal.documents import DOCUMENTS, document
@@ -199,14 +200,17 @@ def report(error: BaseException, args: Sequence[str]) -> int:
 
     A document that has been delivered already, with a partial answer, holds the error and is not written again. A file
     that exists is left as it is, and standard output gets the document. But what CI and Prometheus read tells of the
-    last call: with `--force` it replaces the file of the one before.
+    last call: with `--force` it replaces the file of the one before. What became of ranks their launcher says.
     """
     failure, wanted, running = understood(error), asked(args), session.current()
+    lost = isinstance(failure, Terminated) or (isinstance(failure, RankLost) and not failure.left_word)
+    if lost and LAUNCHED in os.environ and ranks.current().several:
+        return failure.exit_code
     text = "\n".join(message_lines(failure, wanted.verbose))
     if wanted.debug:
         text = "".join(traceback.format_exception(error)).rstrip() + f"\n{text}"
     streams.say(streams.without_commands(text) if wanted.document == "github" else text)
-    if wanted.document is None or running.delivered:
+    if wanted.document is None or running.delivered or not ranks.current().leads:
         return failure.exit_code
     text = document(wanted.document, [failure], running.circumstances)
     if wanted.document == "github":

@@ -261,6 +261,17 @@ class RunOptions:
     estimate: Annotated[
         bool, _option("Run", "--estimate", help="Print the cost (gradients, bytes, seconds), and stop.")
     ] = False
+    nproc: Annotated[
+        int | None,
+        _option(
+            "Run",
+            "--nproc",
+            metavar="N",
+            min=1,
+            show_default=False,
+            help="Start N processes that share the rows. 1: alone, also under srun and torchrun.",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -336,7 +347,12 @@ OF_AN_ANSWER = ("output", "force", "table", "show_all", "no_progress")
 
 
 def diagnostic(
-    *, tables: Sequence[str], estimate: bool, defaults: Mapping[str, object] | None = None, lasting: bool = False
+    *,
+    tables: Sequence[str],
+    estimate: bool,
+    defaults: Mapping[str, object] | None = None,
+    lasting: bool = False,
+    ranks: bool = False,
 ) -> Callable[[Command], Command]:
     """A function becomes a command: its groups of options are flattened into flags, `OutputOptions` are always there.
 
@@ -344,7 +360,7 @@ def diagnostic(
     `estimate` says whether the command tells its cost: `--estimate` is a flag only then, and what the function returns
     under it must come from `estimate_answer`. `defaults` holds this command's own defaults of shared fields (`fail_on`,
     `device` …). A `lasting` command runs until it is told to end and writes as it goes: it has no bar, no table and no
-    file of its answer.
+    file of its answer. Of a command with `ranks` several processes may share the work: it has `--nproc`.
     """
 
     def decorated(function: Command) -> Command:
@@ -360,6 +376,8 @@ def diagnostic(
             raise TypeError(f"{function.__module__} tells its cost, but takes no RunOptions with their --estimate")
         for name in OF_AN_ANSWER if lasting else ():
             parameters.pop(name, None)
+        if not ranks:
+            parameters.pop("nproc", None)
         for name, value in (defaults or {}).items():
             parameters[name] = parameters[name].replace(default=value)
         for parameter in parameters.values():
@@ -383,6 +401,7 @@ def diagnostic(
         command.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
         command.tables = tuple(tables)  # type: ignore[attr-defined]
         command.lasting = lasting  # type: ignore[attr-defined]
+        command.ranks = ranks  # type: ignore[attr-defined]
         return command
 
     return decorated

@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from fromage_cli import ranks
 from fromage_cli.terminal import session, streams
 from fromage_cli.terminal.colours import console_on
 from fromage_cli.terminal.words import visible
@@ -114,4 +115,4 @@ class _Bar:
 def shown() -> bool:
     """Whether a person would see a bar."""
     options = session.current().output
-    return not (options.quiet or options.no_progress) and streams.is_terminal(sys.stderr)
+    return ranks.current().leads and not (options.quiet or options.no_progress) and streams.is_terminal(sys.stderr)

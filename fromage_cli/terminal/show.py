@@ -4,6 +4,7 @@ import io
 from collections.abc import Sequence
 from typing import TextIO
 
+from fromage_cli import ranks
 from fromage_cli.errors import FromageError, UsageError
 from fromage_cli.findings import gravest_remedy
 from fromage_cli.terminal import rows, session, streams
@@ -20,13 +21,14 @@ from fromage_cli.terminal.words import ascii_words, visible
 def show(given: Answers) -> int:
     """Write the answers to their destination and their notes to standard error; the exit code under `--fail-on`.
 
-    Of several answers the gravest decides. Raises the first one's own error once everything has been shown.
+    Of several ranks the first one writes. Of several answers the gravest decides. Raises the first one's own error once
+    everything has been shown.
     """
     results = [given] if isinstance(given, Answer) else list(given)
     answers = [result for result in results if isinstance(result, Answer)]
     running = session.current()
     destination = running.destination or Destination("rich")
-    if answers:
+    if answers and ranks.current().leads:
         _deliver(rendered(results, destination), destination)
         if destination.format == "github":
             append_summary(results, running.circumstances)

@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import TextIO
 
+from fromage_cli import ranks
 from fromage_cli.errors import InputError
 from fromage_cli.terminal import session
 from fromage_cli.terminal.words import ASCII_ERRORS
@@ -150,9 +151,10 @@ def _write_whole(stream: TextIO, text: str) -> None:
 def say(text: str) -> None:
     """One or more lines for the person, on standard error; silently nothing where that is closed.
 
-    A terminal gets them broken between words, a file or a pipe as they are. None is a command to GitHub's runner.
+    A terminal gets them broken between words, a file or a pipe as they are. None is a command to GitHub's runner. Of
+    several ranks the first alone speaks.
     """
-    if sys.stderr is not None and not sys.stderr.closed:
+    if sys.stderr is not None and not sys.stderr.closed and ranks.current().leads:
         if is_terminal(sys.stderr):
             text = "\n".join(broken(line, width(sys.stderr)) for line in text.split("\n"))
         if os.environ.get("GITHUB_ACTIONS") or session.current().output.format == "github":

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from fromage_cli import ranks
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.errors import UnsafeError, UsageError
 from fromage_cli.findings import Finding
@@ -100,6 +101,14 @@ class Network(torch.nn.Module):
         turned = torch.view_as_complex(self.inner(x).reshape(-1, 2, 2)) * self.rotation
         return torch.view_as_real(turned).reshape(-1, 4)
 """
+
+
+def test_each_rank_takes_a_device_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for local, device in ((0, "cuda:0"), (1, "cuda:1"), (2, "cuda:0")):
+        monkeypatch.setattr(ranks, "current", lambda local=local: ranks.Ranks(local, 4, local))
+        assert torch_device("auto") == torch.device(device)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -253,6 +253,19 @@ def test_the_other_scripts_of_the_page(cluster: Callable[..., Cluster]) -> None:
     assert "fromage_diag" in (others.folder / "mlp-2.prom").read_text()
 
 
+def test_ranks_under_srun_give_one_answer_and_their_exit_code(cluster: Callable[..., Cluster]) -> None:
+    run = SAMPLES / "mlp-2"
+    ranks = cluster("ranks", RUN=str(run), MODEL="auto", BATCH=str(run / "batch.safetensors"))
+    ranks.run("sbatch ranks.sh")
+    assert ranks.wait() == [("ranks.sh", "COMPLETED", "0")]
+    (answer,) = ranks.folder.glob("ranks-*.json")
+    alone = ranks.run(f"fromage-diag sharpness {run} --batch $BATCH --json 2> /dev/null")
+    values = [json.loads(text)["result"]["eigenvalues"][0]["value"] for text in (answer.read_text(), alone)]
+    assert values[0] == pytest.approx(values[1], rel=1e-4)
+    words = "srun -n2 fromage-diag sharpness $RUN/nothing.pt --model auto --batch $BATCH 2>&1 | grep -c ^error:"
+    assert ranks.run(f"{words}; echo ${{PIPESTATUS[0]}}") == "1\n3\n"
+
+
 def test_srun_ends_with_the_code_of_check(cluster: Callable[..., Cluster]) -> None:
     words = f"srun -n1 fromage-diag check {SAMPLES / 'convnet-sgd'} -q --fail-on warn > /dev/null 2>&1; echo $?"
     assert cluster("one").run(words) == "10\n"

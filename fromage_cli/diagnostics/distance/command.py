@@ -30,7 +30,7 @@ NoSpectrumOption = Annotated[
 ]
 
 
-@diagnostic(tables=("layers", "summary"), estimate=True)
+@diagnostic(tables=("layers", "summary"), estimate=True, ranks=True)
 def command(
     first: Annotated[str, typer.Argument(metavar="A", help=CHECKPOINT_HELP)],
     second: Annotated[str, typer.Argument(metavar="B", help="Another checkpoint of the same architecture.")],

@@ -22,7 +22,7 @@ SMOOTHING_ASSUMED = "loss: label smoothing is taken as 0. If training has some, 
 """What is said where nothing tells of label smoothing: a wrong guess changes the loss of every step."""
 
 
-@diagnostic(tables=("hyperparameters", "answers", "summary"), estimate=True)
+@diagnostic(tables=("hyperparameters", "answers", "summary"), estimate=True, ranks=True)
 def command(
     ckpt: CheckpointArgument = None,
     *,

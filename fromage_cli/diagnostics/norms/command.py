@@ -16,7 +16,7 @@ from fromage_cli.terminal.options import (
 )
 
 
-@diagnostic(tables=("layers", "steps", "summary"), estimate=True)
+@diagnostic(tables=("layers", "steps", "summary"), estimate=True, ranks=True)
 def command(
     ckpt: RunArgument,
     *,

@@ -156,7 +156,8 @@ def product_norms(problem: Problem, direction: Direction, *, last: bool = False)
     """
     coefficients = {move.tensor.name: move.coefficient for move in direction.moves}
     products = dict.fromkeys(coefficients, 0.0)
-    itself = last and direction.along_gradients and len(problem.chunks()) == 1
+    whole = len(problem.chunks()) == 1 and not problem.ranks.several
+    itself = last and direction.along_gradients and whole
 
     def source(tensor: TrainableTensor, gradient: Tensor) -> Tensor:
         return gradient if itself else direction.source(tensor)

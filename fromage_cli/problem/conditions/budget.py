@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fromage_cli import stopping
+from fromage_cli import ranks, stopping
 from fromage_cli.errors import ResourceError
 from fromage_cli.process_memory import available_memory, peak_memory
 
@@ -35,8 +35,11 @@ class Budget:
     def check(self) -> None:
         """Raises ResourceError when a limit is reached, and whatever else is a reason to stop."""
         stopping.check()
-        if (reached := self.reached()) is not None:
-            raise reached
+        reached = self.reached()
+        if self.seconds is None and self.memory is None:
+            return
+        if ranks.current().any(reached is not None):
+            raise reached or ResourceError("A limit was reached on another rank.", "Raise it, or ask for less.")
 
     def left(self) -> float | None:
         """Seconds until the time limit, below zero once it is reached; None without one."""

@@ -1,6 +1,8 @@
 """Pytrees of tensors in dicts, tuples and lists: a batch, or the arguments and the output of a model."""
 
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -58,6 +60,15 @@ def named_tensors(data: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     elif isinstance(data, list | tuple):
         for index, value in enumerate(data):
             yield from named_tensors(value, f"{name}[{index}]")
+
+
+def checksum(tensors: Iterable[tuple[str, Tensor]]) -> int:
+    """Return one number below 2^32 of the names and the bytes of tensors, in whatever order they come."""
+    found = 0
+    for name, tensor in sorted(tensors, key=itemgetter(0)):  # safetensors gives another order in each process
+        stored = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        found = zlib.crc32(stored.numpy().data, zlib.crc32(name.encode(), found))
+    return found
 
 
 def describe_shapes(data: Any) -> str:

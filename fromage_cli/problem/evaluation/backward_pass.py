@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
@@ -18,6 +19,7 @@ from fromage_cli.problem.user_code.named_code import (
     out_of_memory,
     raised_here,
 )
+from fromage_cli.ranks import ALONE, Ranks
 
 Visitor = Callable[[TrainableTensor, Tensor], None]
 """Called with a tensor and its gradient, which is freed when the call returns."""
@@ -54,6 +56,8 @@ class BackwardPass:
     visit: Visitor
     scalar: Callable[[Tensor], Tensor] = lambda loss: loss
     """What the gradient is taken of; linear in the loss."""
+    ranks: Ranks = ALONE
+    """The processes that add their gradients up; then all are handed over at the end, in the order of the tensors."""
     _last: bool = field(default=False, init=False)
     """Whether the pass is over the last chunk, so that a gradient that arrives is complete."""
     _divisor: float = field(default=1.0, init=False)
@@ -61,21 +65,24 @@ class BackwardPass:
     def run(self) -> float:
         """The loss; every gradient has been visited when it returns.
 
-        Of several chunks the totals are differentiated, and each gradient is divided by their count in the end; of one
-        chunk the mean is, so that no division is needed.
+        Of several chunks, or ranks, the totals are differentiated, and each gradient is divided by their count in the
+        end; of one chunk the mean is, so that no division is needed.
         """
-        several = len(self.chunks) > 1
+        several = len(self.chunks) > 1 or self.ranks.several
         total = count = 0.0
         for index, chunk in enumerate(self.chunks):
             earlier = self._gradients_replaced([None] * len(self.tensors))
             with self.evaluate(chunk) as terms:
                 self._gradients_replaced(earlier)  # by which those of a pass that the loss itself ran are gone
-                self._last = index == len(self.chunks) - 1
+                self._last = index == len(self.chunks) - 1 and not self.ranks.several
                 total += float(terms.total.detach())
-                count += require_count(terms.count, len(self.chunks))
+                count += require_count(terms.count, 2 if several else 1)
                 self._divisor = count if several else 1.0
                 # not as an argument of backward(), for which torch imports its symbolic shapes: a third of a second
                 _run_backward(self.scalar(terms.total * (1.0 if several else 1.0 / terms.count)))
+        if self.ranks.several:
+            total, self._divisor = self._add_up(total, count)
+            count = self._divisor
         for tensor in self.tensors:  # what did not arrive whole
             self._hand_over(tensor)
         return total / require_count(count)
@@ -84,6 +91,23 @@ class BackwardPass:
         """Hands over the gradient of a tensor that nothing more will be added to."""
         if self._last and tensor.name not in self.deferred:
             self._hand_over(tensor)
+
+    def _add_up(self, total: float, count: float) -> tuple[float, float]:
+        """Let every gradient become its sum over all ranks; their total and count.
+
+        A tensor has one where it has one on any rank.
+        """
+        there = [float(tensor.parameter.grad is not None) for tensor in self.tensors]
+        total, count, *anywhere = self.ranks.sums([total, count, *there])
+        received = [tensor for tensor, found in zip(self.tensors, anywhere, strict=True) if found]
+        for tensor in received:
+            own = tensor.parameter.grad
+            if own is None:
+                tensor.parameter.grad = torch.zeros_like(tensor.parameter)
+            elif own.is_sparse:
+                tensor.parameter.grad = own.to_dense()
+        self.ranks.add_up([tensor.parameter.grad for tensor in received if tensor.parameter.grad is not None])
+        return total, require_count(count)
 
     def _gradients_replaced(self, others: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Puts others in the places of the gradients that are there, and gives these."""

@@ -73,7 +73,7 @@ def _operator(problem: Problem, space: WeightSpace, graph: Graph) -> Iterator[Op
 
     The kept graph lives inside one evaluation: putting buffers back would make it refuse to run.
     """
-    chunks = problem.chunks()
+    chunks, ranks = problem.own_chunks(), problem.ranks
     problem.drop_gradients()
 
     def rebuilt(vector: Tensor) -> Tensor:
@@ -83,11 +83,12 @@ def _operator(problem: Problem, space: WeightSpace, graph: Graph) -> Iterator[Op
                 product, size = graph(problem, chunk, space.weights)
                 total += space.flat(product(parts))
             count += size
+        ranks.add_up([total])
         problem.evaluations.hessian_vector_products += 1
-        return total / count
+        return total / ranks.sums([count])[0]
 
     try:
-        if len(chunks) > 1:
+        if len(chunks) != 1:
             yield rebuilt
             return
         with problem.evaluation(chunks[0]), double_backward(problem.model):
@@ -98,9 +99,10 @@ def _operator(problem: Problem, space: WeightSpace, graph: Graph) -> Iterator[Op
             def retained(vector: Tensor) -> Tensor:
                 problem.budget.check()
                 with second_derivative_explained():
-                    result = space.flat(product(space.split(vector))) / count
+                    result = space.flat(product(space.split(vector)))
+                ranks.add_up([result])
                 problem.evaluations.hessian_vector_products += 1
-                return result
+                return result / ranks.sums([count])[0]
 
             yield retained
     finally:

@@ -23,7 +23,7 @@ def linearised_losses(
     """
     totals, count = [0.0] * len(moves), 0.0
     slopes = [torch.zeros_like(move) for move in moves]
-    for chunk in problem.chunks():
+    for chunk in problem.own_chunks():
         with twice_differentiated(problem, chunk):
             output, target = predict(problem.model, chunk)
             cotangent, start = torch.zeros_like(output).requires_grad_(), output.detach().double()
@@ -39,6 +39,8 @@ def linearised_losses(
                 parts = torch.autograd.grad(output, space.weights, beyond, retain_graph=True, materialize_grads=True)
                 slopes[index] += space.flat(parts)
         count += size
+    problem.ranks.add_up(slopes)
+    *totals, count = problem.ranks.sums([*totals, count])
     problem.evaluations.hessian_vector_products += len(moves)
     return [(total / count, slope / count) for total, slope in zip(totals, slopes, strict=True)]
 

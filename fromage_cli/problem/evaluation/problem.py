@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fromage_cli import ranks
 from fromage_cli.errors import MismatchError
 from fromage_cli.problem.conditions.budget import Budget
 from fromage_cli.problem.conditions.draws import SinglePrecisionDraws
@@ -27,6 +28,7 @@ from fromage_cli.problem.losses.loss_terms import LossTerms
 from fromage_cli.problem.losses.losses import Loss
 from fromage_cli.problem.losses.summed_loss import users_function
 from fromage_cli.problem.networks.layers import TrainableTensor, frozen_names, trainable_tensors, unwrapped
+from fromage_cli.ranks import Ranks
 
 LOSS_ULPS = 8.0
 """Rounding errors of the loss up to which two draws count as the same."""
@@ -81,6 +83,8 @@ class Problem:
     """Run the passes in bfloat16; weights and reductions stay in their own precision."""
     budget: Budget = field(default_factory=Budget)
     evaluations: Evaluations = field(default_factory=Evaluations)
+    ranks: Ranks = field(default_factory=ranks.current)
+    """The processes among which the rows are split; every number is that of all rows, on each of them."""
 
     def __post_init__(self) -> None:
         self.trainable = trainable_tensors(unwrapped(self.model))
@@ -102,7 +106,8 @@ class Problem:
                 f"The model has no trainable tensor ({len(self.frozen)} frozen).",
                 "Let the factory set requires_grad=True on the tensors that training moves.",
             )
-        if self.micro_batch is not None and self.micro_batch < max(batch.size for batch in self.batches):
+        in_chunks = self.micro_batch is not None and self.micro_batch < max(batch.size for batch in self.batches)
+        if in_chunks or self.ranks.several:
             require_faithful_split(self)
 
     @cached_property
@@ -118,7 +123,7 @@ class Problem:
             arrivals[tensor.name] = arrivals.get(tensor.name, 0) + 1
 
         loss = self._backward(lambda tensor, gradient: gradients.__setitem__(tensor.name, gradient), on_arrival=count)
-        self.deferred = {name for name, times in arrivals.items() if times > len(self.chunks())}
+        self.deferred = {name for name, times in arrivals.items() if times > len(self.own_chunks())}
         require_gradient(loss, gradients)
         if self.at_first is not None and not is_same_loss(loss, self.at_first):  # it may look whether there is a graph
             self.conditions.differentiates, self.at_first = True, loss
@@ -206,10 +211,11 @@ class Problem:
 
     def _value(self) -> float:
         total = count = 0.0
-        for chunk in self.chunks():
+        for chunk in self.own_chunks():
             with self._evaluated(chunk) as terms:
                 total += float(terms.total.detach())
                 count += terms.count
+        total, count = self.ranks.sums([total, count])
         self.evaluations.forwards += 1
         return total / require_count(count)
 
@@ -312,9 +318,19 @@ class Problem:
 
     def chunks(self) -> list[Batch]:
         """What is evaluated at once: the batches, split where micro-batches are asked for."""
+        return self._split(self.batches)
+
+    def own_chunks(self) -> list[Batch]:
+        """Those of this rank's rows, which may be none; what is summed over them is summed over ranks as well."""
+        if not self.ranks.several:
+            return self.chunks()
+        parts = [(batch, *self.ranks.part(batch.size)) for batch in self.batches]
+        return self._split([batch.rows(begin, end) for batch, begin, end in parts if begin < end])
+
+    def _split(self, batches: Sequence[Batch]) -> list[Batch]:
         return [
             batch.rows(start, start + size) if size < batch.size else batch
-            for batch in self.batches
+            for batch in batches
             for size in [self.micro_batch or batch.size]
             for start in range(0, batch.size, size)
         ]
@@ -331,7 +347,8 @@ class Problem:
             hooks = Hooks(self.trainable)
         try:
             self.drop_gradients()
-            taken = BackwardPass(self.chunks(), self._evaluated, self.trainable, self.deferred, visit, scalar)
+            chunks, tensors = self.own_chunks(), self.trainable
+            taken = BackwardPass(chunks, self._evaluated, tensors, self.deferred, visit, scalar, self.ranks)
             hooks.arrived = on_arrival or taken.arrived
             loss = taken.run()
         finally:

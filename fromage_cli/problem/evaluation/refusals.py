@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from fromage_cli.errors import MismatchError, NotFiniteError
+from fromage_cli.ranks import ALONE
 
 if TYPE_CHECKING:
     from fromage_cli.problem.evaluation.problem import Problem
@@ -32,11 +33,13 @@ DRAWS_APART = 6.0
 
 def require_faithful_split(problem: "Problem") -> None:
     """Evaluates the loss in micro-batches and of whole batches; raises MismatchError where these are two losses."""
+    flag, parts = "--micro-batch", f"chunks of {problem.micro_batch}"
+    if problem.ranks.several:
+        flag, parts = "several ranks", f"the rows of {problem.ranks.count} ranks"
     if problem.uses_batch_statistics:
         raise MismatchError(
-            "With BatchNorm in training mode the loss depends on which rows are together, so "
-            "--micro-batch would change it.",
-            "Leave --micro-batch out, use a smaller batch, or give --mode eval.",
+            f"With BatchNorm in training mode the loss depends on which rows are together, so {flag} would change it.",
+            f"Compute without {flag}, use a smaller batch, or give --mode eval.",
         )
     split, whole = _split_and_whole(problem)
     scale = max(abs(whole), 1e-12)  # a loss of zero has no relative gap
@@ -47,18 +50,18 @@ def require_faithful_split(problem: "Problem") -> None:
         gap, doubt = abs(fmean(gaps)) / scale, DRAWS_APART * stdev(gaps) / math.sqrt(DRAWS) / scale
     if not gap <= SPLIT_TOLERANCE + doubt:
         raise MismatchError(
-            f"Splitting the batch into chunks of {problem.micro_batch} changes the loss from {whole:.8g} "
+            f"Splitting the batch into {parts} changes the loss from {whole:.8g} "
             f"to {split:.8g} (relative gap {gap:.1e}; at most {SPLIT_TOLERANCE + doubt:.0e} is accepted).",
-            "The loss or the model mixes rows. Leave --micro-batch out.",
+            f"The loss or the model mixes rows. Compute without {flag}.",
         )
 
 
 def _split_and_whole(problem: "Problem") -> tuple[float, float]:
     """The loss in micro-batches, and of whole batches."""
-    split, size = problem.value(), problem.micro_batch
-    problem.micro_batch = None
+    split, size, ranks = problem.value(), problem.micro_batch, problem.ranks
+    problem.micro_batch, problem.ranks = None, ALONE
     whole = problem.value()
-    problem.micro_batch = size
+    problem.micro_batch, problem.ranks = size, ranks
     return split, whole
 
 

@@ -7,6 +7,7 @@ import torch
 from fromage_cli.errors import InputError
 from fromage_cli.problem.data.pytrees import (
     as_tensors,
+    checksum,
     describe_shapes,
     in_precision,
     map_tensors,
@@ -58,3 +59,12 @@ def test_arrays_are_copied_in_the_machines_order_and_must_be_numbers() -> None:
     assert tensor.tolist() == [0, 1, 2]
     with pytest.raises(InputError, match="expected numbers"):
         as_tensors(np.array(["a"]))
+
+
+def test_a_checksum_is_of_names_and_bytes_in_any_order():
+    tensors = [("b", torch.arange(3.0)), ("a", torch.tensor([1, 2])), ("none", torch.zeros(0))]
+    assert checksum(tensors) == checksum(reversed(tensors)) < 2**32
+    for other in ([("b", torch.arange(3.0).flip(0)), *tensors[1:]], [("c", tensors[0][1]), *tensors[1:]], tensors[1:]):
+        assert checksum(other) != checksum(tensors)
+    turned = torch.arange(6).view(2, 3).t()
+    assert checksum([("t", turned)]) == checksum([("t", turned.contiguous())])

@@ -1,0 +1,115 @@
+"""Real ranks from the command line: one answer, one message, the contract's exit code."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+SAMPLES = Path(__file__).parents[1] / "sample_checkpoints"
+PROBLEM = [str(SAMPLES / "mlp-2" / "step-000440.safetensors"), "--batch", str(SAMPLES / "mlp-2" / "batch.safetensors")]
+PROGRAM = [sys.executable, "-m", "fromage_cli"]
+ALONE = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")} | {
+    "OMP_NUM_THREADS": "1"
+}
+
+
+def run(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    settings = ALONE | environment
+    return subprocess.run([*PROGRAM, *words], capture_output=True, text=True, env=settings, timeout=120, check=False)
+
+
+def together(words: Sequence[Sequence[str]]) -> list[tuple[int, str, str]]:
+    """Exit codes and outputs of ranks that somebody else started, each with its own words."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        group = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(len(words))}
+    processes = [
+        subprocess.Popen(
+            [*PROGRAM, *own],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ALONE | group | {"RANK": str(rank)},
+        )
+        for rank, own in enumerate(words)
+    ]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
+
+
+def test_two_ranks_give_one_answer_and_it_is_that_of_one() -> None:
+    words = ["sharpness", *PROBLEM, "--optimizer", "sgd", "--lr", "0.5", "--dtype", "float64", "--json"]
+    words += ["--fail-on", "warn"]
+    alone, two = run(*words), run(*words, "--nproc", "2")
+    assert (alone.returncode, two.returncode, two.stderr) == (alone.returncode, alone.returncode, alone.stderr)
+    first, second = (json.loads(one.stdout)["result"] for one in (alone, two))
+    assert second["ratio"] == pytest.approx(first["ratio"], rel=1e-12)
+    assert [one["value"] for one in second["eigenvalues"]] == pytest.approx(
+        [one["value"] for one in first["eigenvalues"]], rel=1e-10
+    )
+
+
+def test_an_error_of_all_ranks_is_said_once() -> None:
+    done = run("breakdown", *PROBLEM, "--nproc", "2", "--loss", "no-such-loss")
+    assert done.returncode == run("breakdown", *PROBLEM, "--loss", "no-such-loss").returncode
+    assert done.stdout == "" and done.stderr.count("error: ") == 1
+
+
+def test_batch_normalisation_in_training_is_refused() -> None:
+    checkpoint = str(SAMPLES / "convnet-sgd")
+    words = ["breakdown", checkpoint, "--model", f"{SAMPLES / 'models.py'}:convnet", "--mode", "train", "--nproc", "2"]
+    done = run(*words)
+    assert done.returncode == 5 and done.stderr.count("error: ") == 1
+    assert "several ranks would change it" in done.stderr
+
+
+def test_ranks_that_disagree_about_the_batch_end_with_one_message(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    batch = load_file(PROBLEM[-1])
+    name = next(name for name, tensor in batch.items() if tensor.is_floating_point())
+    save_file(batch | {name: torch.flip(batch[name], (0,))}, tmp_path / "other.safetensors")
+    words = ["breakdown", *PROBLEM]
+    (code, out, err), (other, nothing, silent) = together([words, [*words[:-1], str(tmp_path / "other.safetensors")]])
+    assert (code, other, out, nothing, silent) == (5, 5, "", "", "")
+    assert err.count("error: ") == 1 and "Rank 1 has another batch than rank 0." in err
+
+
+def test_a_rank_that_fails_alone_ends_all_with_its_message() -> None:
+    words = ["breakdown", *PROBLEM, "--json"]
+    missing = [words[0], words[1].replace("440", "441"), *words[2:]]
+    (code, out, err), (other, nothing, silent) = together([words, missing])
+    assert (code, other, nothing, silent) == (3, 3, "", "")
+    told = json.loads(out)
+    assert told["status"] == "error" and told["error"]["message"].startswith("Rank 1: ") and "441" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_rank_that_is_killed_ends_all_with_one_message(number: int) -> None:
+    words = ["breakdown", *PROBLEM, "--nproc", "2", "--eta", "1e-4:1:4000", "--json"]
+    process = subprocess.Popen([*PROGRAM, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ALONE)
+    children = ["pgrep", "-P", str(process.pid), "-f", "spawn_main"]
+    until = time.monotonic() + 60
+    while len(found := subprocess.run(children, capture_output=True, text=True, check=False).stdout.split()) < 2:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    time.sleep(4)
+    os.kill(int(found[-1]), number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode in (7, 143)
+    assert err.count("error: ") == 1 and json.loads(out)["status"] == "error"
+
+
+def test_nproc_of_one_is_alone_in_a_group_that_never_meets() -> None:
+    done = run("distance", PROBLEM[0], PROBLEM[0], "--nproc", "1", RANK="0", WORLD_SIZE="2", MASTER_ADDR="localhost")
+    assert done.returncode == 0
+    done = run("distance", PROBLEM[0], PROBLEM[0], "--nproc", "3", RANK="0", WORLD_SIZE="2")
+    assert done.returncode == 2 and "one of 2 ranks" in done.stderr
