@@ -55,7 +55,7 @@ def command(
 ) -> Answer:
     """Is my run healthy: go on, look at this, or stop?
 
-    Files alone already answer. With a network and a batch, a forward pass and four commands look too.
+    Files alone already answer. With a network and a batch, a forward pass and more commands look too.
     """
     optimizer.check()
 
@@ -74,7 +74,7 @@ def command(
     earlier = None if baseline is None else (baseline, read_baseline(baseline))
     chosen = (model.key, model.ema, model.optimizer_state, model.optimizer_key)
     series = gather_series(ckpt, *chosen, steps_per_epoch=optimizer.steps_per_epoch)
-    groups = (optimizer, model, batch, tensors, run, output)
+    groups = (optimizer, model, batch, held_out, tensors, run, output)
     options = {name: value for group in groups for name, value in asdict(group).items()}
     inputs = Inputs(options, ckpt, [one.place for one in series.checkpoints], budget.left)
     examination = Examination(budget.left)
@@ -144,3 +144,5 @@ def examine(
         named=typed("val_batch"),
     )
     examination.look(IN_NETWORK, inputs.ask, price)
+    if typed("val_batch"):
+        examination.look(("hypergrad",), inputs.ask, price)

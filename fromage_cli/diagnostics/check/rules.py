@@ -92,6 +92,7 @@ breakdown info,warn noisy-gradient
 breakdown info curvature-breaks-earlier gradient-is-rounding gradient-is-zero grid-too-coarse grid-wide
 breakdown info layers-without-size loss-adds-up loss-overflows no-second-derivative one-draw-of-many
 breakdown info step-ascends steps-too-small tensor-still breakdown-early
+hypergrad info raise-hyperparameter lower-hyperparameter derivative-does-not-reach
 suggest-lr warn verification-rises
 suggest-lr info,warn rate-not-stable
 suggest-lr info certain-together-only descends-on-own-rows-only no-certain-step noise-dominates

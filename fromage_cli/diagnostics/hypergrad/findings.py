@@ -20,7 +20,7 @@ def _move(result: HypergradResult) -> Iterator[Finding]:
     for one in result.hyperparameters:
         if one.scope == "all" and one.direction in ("raise", "lower") and one.advice:
             yield Finding(
-                code=f"{one.direction}-hyperparameter",
+                code="raise-hyperparameter" if one.direction == "raise" else "lower-hyperparameter",
                 severity="info",
                 message=one.advice[0].lower() + one.advice[1:].rstrip("."),
                 value=known(one.expected_change),

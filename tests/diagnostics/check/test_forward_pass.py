@@ -22,6 +22,7 @@ def test_its_numbers_stand_beside_those_of_the_commands(run: Run) -> None:
     result = json.loads(out)["result"]
     found = result["forward_pass"]
     assert code == 0 and "forward-pass" in result["looked"] and "forward-pass" not in result["results"]
+    assert result["looked"][-1] == "hypergrad" and result["results"]["hypergrad"]["val_rows"] == 512
     assert found["loss"] == pytest.approx(result["results"]["breakdown"]["loss"], rel=1e-6)
     assert found["held_out"]["loss"] == pytest.approx(found["loss"], rel=1e-6)
     assert found["guessing"]["loss"] == pytest.approx(found["loss"], rel=1e-6)
