@@ -118,6 +118,8 @@ class DiagnosticCommand(TyperCommand):
         joined = ranks.ALONE if place is None else ranks.join(place)
         try:
             return self._answer(ctx)
+        except typer.Exit:  # an answer with an exit code of its own
+            raise
         except BaseException as error:
             joined.say_farewell(failure.understood(error))
             raise

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import TYPE_CHECKING
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint
 from fromage_cli.checkpoints.reading.arrays import CHUNK, array_chunks, stored_chunks
@@ -14,9 +13,6 @@ from fromage_cli.checkpoints.reading.known_numbers import recall, remember
 from fromage_cli.checkpoints.storage.files import READ_BLOCK
 from fromage_cli.theory.magnitudes import Workspace, joined_norm
 from fromage_cli.theory.relative_trust import angle_between
-
-if TYPE_CHECKING:
-    pass
 
 
 def same_bytes(first: Checkpoint, second: Checkpoint, name: str) -> bool:
@@ -76,7 +72,7 @@ def measure_pair(first: Checkpoint, second: Checkpoint, name: str) -> Pair:
         else:
             half = chord = cochord = 0.0
             for u, v in zip(array_chunks(first, name), array_chunks(second, name), strict=True):
-                half = joined_norm(half, norm(v / 2 - u / 2))  # of the difference, which could overflow
+                half = joined_norm(half, norm(v / 2 - u / 2))  # the difference itself may overflow
                 chord = joined_norm(chord, norm(u / norm_u - v / norm_v))
                 cochord = joined_norm(cochord, norm(u / norm_u + v / norm_v))
             pair = Pair(norm_u, norm_v, 2 * half, angle_between(chord, cochord))

@@ -26,6 +26,6 @@ def are_shared() -> bool:
 
 
 def kept() -> dict[object, Any]:
-    """Return what is kept by any key that holds a file's version; empty and of no use to others without sharing."""
+    """Return what is kept, by keys that hold a file's version; without sharing an empty dictionary, kept by nobody."""
     known = _KEPT.get()
     return {} if known is None else known

@@ -27,7 +27,9 @@ runs."""
 FEW = 0.5
 """Share of layers up to which those that do not move may have been forgotten; more are frozen on purpose."""
 HE = math.sqrt(2.0)
-"""Root mean square of He's initialisation times the square root of inputs, the largest usual one."""
+"""Root mean square of Kaiming initialisation for ReLU times the square root of inputs: the largest usual size."""
+USUAL = {"network": "those of the median layer", "usual size": "Kaiming initialisation makes them"}
+"""What a layer without siblings is held against, as it is said."""
 UNIFORM = 1.0 / math.sqrt(3.0)
 """Root mean square of torch's default weights of linear and convolutional layers, times the square root of inputs."""
 NEAR = 0.05
@@ -85,7 +87,7 @@ def find_out_of_line(answered: Answered) -> tuple[OutOfLine, ...]:
 
     A matrix without siblings is held against the whole network: root mean square times the square root of its inputs,
     by which the initialisations of torch make all matrices alike. Trained networks differ there, so the first file of
-    a run counts. A network with few matrices is held against He's initialisation, where it tells of each what it is.
+    a run counts. A network with few matrices is held against Kaiming initialisation, where it tells of each what it is.
     Lookup tables and gains have no such size. A small matrix is none of these, as a branch or an output may begin at
     zero.
     """
@@ -132,8 +134,8 @@ def judge_size(one: OutOfLine, known_kinds: bool) -> Finding:
         code="layer-large",
         severity="warn" if known_kinds else "info",
         layer=one.name,
-        message=f"its weights {'began' if known_kinds else 'are'} {one.factor:.2g} × as large as "
-        f"{'those of the median layer' if one.among == 'network' else 'He initialises them'}, for its number of inputs",
+        message=f"its weights {'began' if known_kinds else 'are'} {one.factor:.2g} × as large as {USUAL[one.among]}, "
+        "for its number of inputs",
         value=one.factor,
         limit=LARGE,
         hint="Look at how this layer is initialised, and at its learning rate.",

@@ -25,7 +25,8 @@ DOUBTFUL = ("rate-rises-again",)
 FAR, FAR_ALONE = "norm-far-from-first", 9.0
 """Growth of a norm that is for information, if the network was looked at and nothing else warns.
 
-Recurrent layers at the rate that trains best have 7.2, a head after large batches 8.4 (docs/early-warning.md).
+A healthy recurrent layer has 7.2 at the rate that trains best, and a healthy head 8.4 after large batches. Runs with a
+stale second moment begin at 9.7 (docs/early-warning.md).
 """
 LEFT_OUT = ("scale-invariance-untested", "schedule-mismatch")
 """What the commands say of their own reach and forecasts, which is no verdict on the run."""

@@ -22,7 +22,7 @@ WORSE = 0.1
 GUESSING = 0.9
 """Loss over that of guessing, after the first step: above it in one healthy run of 23, which warms up."""
 FAR_WORSE = 2.0
-"""Loss over that of guessing from which on a falling loss is no excuse: it falls back from where it should never be."""
+"""Loss over that of guessing from which on it is a warning even while it falls."""
 FALLS = 0.01
 """Share by which the loss is lower than at the checkpoint before where it still falls."""
 LEARNED = 0.95

@@ -33,7 +33,7 @@ class OutOfLine:
     """Its root mean square over that of the others, the trend along depth taken out of siblings."""
     among: Beside
     """`siblings`: those of the same shape in the same place of other blocks. `network`: all matrices, each root mean
-    square times the square root of the inputs. `usual size`: He's initialisation, where there are few matrices."""
+    square times the square root of the inputs. `usual size`: Kaiming initialisation, where there are few matrices."""
 
 
 @dataclass(frozen=True)

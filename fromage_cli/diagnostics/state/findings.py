@@ -234,7 +234,7 @@ def _rounding(result: StateResult) -> Iterator[Finding]:
         yield Finding(
             "updates-lost-ahead",
             "info",
-            f"as the run goes, rounding of the 16-bit weights will undo most updates from step {number(step)} on",
+            f"if the run goes on as before, 16-bit rounding undoes most updates from step {number(step)} on",
             value=step,
             hint=WIDER,
         )
