@@ -9,9 +9,9 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +92,8 @@ class Ranks:
     local: int = 0
     store: Any = field(default=None, compare=False, repr=False)
     """Where a rank leaves word for the others."""
+    sharded: bool = False
+    """Whether each holds a part of every weight, so that all must take the same way through the network."""
 
     @property
     def leads(self) -> bool:
@@ -159,6 +161,19 @@ class Ranks:
                 "Give all ranks the same files and options, and let --batch code draw with a fixed seed.",
             )
 
+    def require_next(self, number: int) -> None:
+        """Raise MismatchError on every rank where they are not about to make the same sum; `number`: which one."""
+        import torch
+        from torch import distributed
+
+        numbers = [torch.zeros((), dtype=torch.int64) for _ in range(self.count)]
+        distributed.all_gather(numbers, torch.tensor(number))
+        if len({int(one) for one in numbers}) > 1:
+            raise MismatchError(
+                "Ranks use the network's weights in different order, so its parts cannot be put together.",
+                "A network that chooses layers by its data cannot be sharded. Compute without --shard.",
+            )
+
     def say_farewell(self, error: FromageError) -> None:
         """Tell the other ranks why this one ends, and let their sums fail; the first rank waits until they know.
 
@@ -195,11 +210,14 @@ class Ranks:
         from torch import distributed
 
         try:
+            if self.sharded:
+                self.require_next(0)
             distributed.all_reduce(tensor)
         except RuntimeError as error:
-            raise self._lost(error) from error
+            raise self.lost(error) from error
 
-    def _lost(self, error: RuntimeError) -> RankLost:
+    def lost(self, error: RuntimeError) -> RankLost:
+        """Return the error to raise where a sum with the others has failed: why they ended, where they said so."""
         told = self.heard()
         if told is None:
             found = RankLost("Another rank ended without a word.", "Look whether its machine lacked memory.")
@@ -211,6 +229,7 @@ class Ranks:
 
 ALONE = Ranks()
 _CURRENT: ContextVar[Ranks] = ContextVar("ranks", default=ALONE)
+_WITHIN: ContextVar[ExitStack] = ContextVar("within")
 
 
 def current() -> Ranks:
@@ -221,17 +240,28 @@ def current() -> Ranks:
 @contextmanager
 def scope() -> Iterator[None]:
     """One run of the program: whatever ranks it joins are left at the end."""
-    token = _CURRENT.set(ALONE)
+    token, within = _CURRENT.set(ALONE), ExitStack()
+    held = _WITHIN.set(within)
     try:
-        yield
+        with within:
+            yield
     finally:
         several = current().several
+        _WITHIN.reset(held)
         _CURRENT.reset(token)
         if several:
             from torch import distributed
 
             with suppress(Exception):  # it may have been left before, in haste
                 distributed.destroy_process_group()
+
+
+def shard(*within: AbstractContextManager[object]) -> Ranks:
+    """From now on each rank holds a part of every weight; what this is done within lasts as long as `scope`."""
+    _CURRENT.set(replace(current(), sharded=True))
+    for context in within:
+        _WITHIN.get().enter_context(context)
+    return current()
 
 
 def join(place: Place) -> Ranks:

@@ -69,6 +69,8 @@ class Intake:
         from fromage_cli.problem.networks.layers import freeze
         from fromage_cli.problem.networks.models import converted, fresh_model
 
+        if self.problem.ranks.sharded:  # whose new weights no rank could hold
+            return None
         model = fresh_model(self.build, self.problem.seed + seed)
         if model is None:
             return None

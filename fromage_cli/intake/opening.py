@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from fromage_cli.findings import Finding
 from fromage_cli.intake.intake import Intake
 from fromage_cli.intake.saved_settings import naming_settings
 from fromage_cli.intake.sharing import shared
+from fromage_cli.shards import is_sharded
 from fromage_cli.terminal.options import BatchOptions, ModelOptions, RunOptions
 from fromage_cli.terminal.progress import Work, progress
 from fromage_cli.terminal.session import current
@@ -73,7 +75,7 @@ def open_problem(
 
     budget = Budget(run.time_limit, run.max_memory)  # from here on: loading torch takes its time too
     place = ckpt if ckpt is None or isinstance(ckpt, str) else ckpt.place
-    key = repr((place, model, batch, run.device, run.dtype, run.seed, run.autocast, spare, in_loss))
+    key = repr((place, model, batch, run.device, run.dtype, run.seed, run.autocast, run.shard, spare, in_loss))
     options = (model, batch, run)
     return shared(key, budget, lambda: _open_anew(ckpt, options, budget, spare=spare, in_loss=in_loss))
 
@@ -99,15 +101,20 @@ def _open_anew(
         from fromage_cli.problem.networks.weights import load_weights
 
     device, dtype = torch_device(run.device), getattr(torch, run.dtype)
+    if run.shard:
+        require_shards(checkpoint)
+        from fromage_cli.problem.networks.sharding import share_weights, spread, without_memory
     budget.confine(device)
     unnamed = {"model": model.model is None, "loss": batch.loss == "auto"}
     declared.check(*(name for name, left_open in unnamed.items() if left_open))
     build = partial(build_model, model.model or "auto", model.model_arguments, checkpoint, declared)
-    with progress("building the network"):
+    with progress("building the network"), without_memory() if run.shard else nullcontext():
         network, description = build(seed=run.seed)
     notes = (*(checkpoint.notes if checkpoint is not None else ()), *declared.notes)
     refuse_unsupported(network)
     converted(network, dtype)
+    if run.shard:
+        spread(network, device)
     try:
         notes += load_weights(network, checkpoint) if checkpoint is not None else (OWN_WEIGHTS,)
     except MismatchError as error:
@@ -115,6 +122,8 @@ def _open_anew(
             raise
         raise naming_settings(error, checkpoint) from error
     network.to(device)
+    if run.shard:
+        share_weights(network)
     with progress("reading the batch"):
         loaded = _load_batches(batch, declared, model.trust, run.seed, spare)
     data, *further = [found.to(device, dtype) for found in loaded[: batch.batches]]
@@ -169,6 +178,17 @@ def _open_anew(
     )
 
 
+def require_shards(checkpoint: Checkpoint | None) -> None:
+    """Raise UsageError where the weights cannot be shared: there is one process, or no checkpoint to read them from."""
+    if not ranks.current().several:
+        raise UsageError("--shard shares the weights among processes, and there is only one.", "Give --nproc N as well.")
+    if checkpoint is None:
+        raise UsageError(
+            "--shard reads each process's part of the weights from a checkpoint, and none was given.",
+            "Give CKPT, or leave --shard out.",
+        )
+
+
 def require_one_problem(network: nn.Module, batches: Sequence[Batch]) -> None:
     """Raise MismatchError on every rank where one of them has another batch or network than the first."""
     from fromage_cli.problem.data.pytrees import checksum, named_tensors
@@ -177,7 +197,8 @@ def require_one_problem(network: nn.Module, batches: Sequence[Batch]) -> None:
     if together.several:
         rows = [each for place, one in enumerate(batches) for each in named_tensors(one.data, f"{place}")]
         together.require_same("batch", checksum(rows))
-        together.require_same("network", checksum([*network.named_parameters(), *network.named_buffers()]))
+        tensors = [*network.named_parameters(), *network.named_buffers()]
+        together.require_same("network", checksum([(name, tensor) for name, tensor in tensors if not is_sharded(tensor)]))
 
 
 def _opened(ckpt: str | Checkpoint | None, model: ModelOptions) -> tuple[Checkpoint | None, Declared]:

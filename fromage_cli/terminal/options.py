@@ -272,6 +272,10 @@ class RunOptions:
             help="Start N processes that share the rows. 1: alone, also under srun and torchrun.",
         ),
     ] = None
+    shard: Annotated[
+        bool,
+        _option("Run", "--shard", help="Share the weights too: each process holds a part of every tensor."),
+    ] = False
 
 
 @dataclass(frozen=True)

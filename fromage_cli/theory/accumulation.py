@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from fromage_cli.shards import added_up, added_up_together, is_sharded, own_part
+
 if TYPE_CHECKING:
     import torch
 
@@ -50,7 +52,8 @@ def distance(first: torch.Tensor, second: torch.Tensor) -> float:
 
     first, second = first.detach(), second.detach()
     if first.dtype == torch.float32 and first.numel() > CHUNK:
-        squared = _squared_distance_by_rows(first.reshape(-1), second.reshape(-1))
+        parts = own_part(first).reshape(-1), own_part(second).reshape(-1)
+        squared = float(added_up(torch.tensor(_squared_distance_by_rows(*parts), dtype=torch.float64), first))
         if LEAST_SQUARE < squared < math.inf:
             return math.sqrt(squared)
     wide = first.element_size() >= WIDE_BYTES
@@ -66,8 +69,12 @@ def distances(firsts: list[torch.Tensor], seconds: list[torch.Tensor]) -> list[f
 
     if not firsts:
         return []
-    norms = torch._foreach_norm(torch._foreach_sub(firsts, seconds), 2, torch.float64)
-    return [float(norm) for norm in torch.stack([norm.to(firsts[0].device) for norm in norms]).tolist()]
+    parts = [own_part(tensor) for tensor in firsts], [own_part(tensor) for tensor in seconds]
+    found = torch._foreach_norm(torch._foreach_sub(*parts), 2, torch.float64)
+    norms = torch.stack([norm.to(parts[0][0].device) for norm in found])
+    if any(map(is_sharded, firsts)):
+        norms = added_up_together(norms.square().cpu(), firsts).sqrt()
+    return [float(norm) for norm in norms.tolist()]
 
 
 def _square(tensor: torch.Tensor) -> torch.Tensor:
@@ -89,7 +96,15 @@ def _squared_distance_by_rows(first: torch.Tensor, second: torch.Tensor) -> floa
 
 
 def _reduce(term: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> float:
-    """The sum of `term` over chunks of flat tensors; of small ones, which are many, without a detour."""
+    """The sum of `term` over chunks of flat tensors; of small ones, which are many, without a detour.
+
+    Of tensors that are spread over ranks each adds up its own part, and then all of them.
+    """
+    if is_sharded(tensors[0]):
+        own = _reduce(term, *(own_part(tensor) for tensor in tensors))
+        import torch
+
+        return float(added_up(torch.tensor(own, dtype=torch.float64), tensors[0]))
     if tensors[0].numel() <= CHUNK:
         return float(term(*tensors))
     import torch

@@ -89,6 +89,7 @@ class CurvatureMeasurement(PartialMeasurement):
                     seed=self.problem.seed,
                     advance=advance,
                     vector=take is not None,
+                    draw=space.draw,
                 )
             found = self.kept(measured)
             if not found.converged:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fromage_cli.shards import added_up, own_part, spread_as, is_sharded
 from fromage_cli.theory.accumulation import ACCELERATOR_CHUNK, CHUNK
 
 SIDE_BY_SIDE = 8
@@ -12,10 +13,13 @@ SIDE_BY_SIDE = 8
 
 
 class KrylovBasis:
-    """Vectors side by side, so that their products with another one are those of a few matrices."""
+    """Vectors side by side, so that their products with another one are those of a few matrices.
+
+    Of vectors that are spread over ranks each keeps its own parts.
+    """
 
     def __init__(self, like: Tensor) -> None:
-        self.like, self.count = like, 0
+        self.like, self.own, self.count = like, own_part(like), 0
         self.blocks: list[Tensor] = []  # [SIDE_BY_SIDE, n] each, filled one after the other
         self.chunk = CHUNK if like.device.type == "cpu" else ACCELERATOR_CHUNK
 
@@ -23,32 +27,40 @@ class KrylovBasis:
         return self.count
 
     def __getitem__(self, index: int) -> Tensor:
-        return self.blocks[index // SIDE_BY_SIDE][index % SIDE_BY_SIDE]
+        own = self._place(index)
+        return spread_as(self.like, own) if is_sharded(self.like) else own
 
     def append(self, vector: Tensor) -> None:
         """Copies one more vector into the basis."""
         if self.count == SIDE_BY_SIDE * len(self.blocks):
-            self.blocks.append(self.like.new_empty((SIDE_BY_SIDE, self.like.numel())))
+            self.blocks.append(self.own.new_empty((SIDE_BY_SIDE, self.own.numel())))
         self.count += 1
-        self[self.count - 1].copy_(vector)
+        self._place(self.count - 1).copy_(own_part(vector))
 
     def coefficients(self, vector: Tensor) -> list[float]:
         """Takes the inner products with each of them: chunks in the vectors' own precision, summed in float64."""
         if not self.count:
             return []
+        own = own_part(vector)
         pieces = [
-            [block[:, start : start + self.chunk] @ vector[start : start + self.chunk] for block in self._filled()]
-            for start in range(0, vector.numel(), self.chunk)
+            [block[:, start : start + self.chunk] @ own[start : start + self.chunk] for block in self._filled()]
+            for start in range(0, max(own.numel(), 1), self.chunk)
         ]
-        found: list[float] = torch.stack([torch.cat(piece) for piece in pieces]).double().sum(0).tolist()
+        sums = torch.stack([torch.cat(piece) for piece in pieces]).double().sum(0)
+        found: list[float] = added_up(sums, self.like).tolist()
         return found
 
     def subtract(self, vector: Tensor, coefficients: Sequence[float]) -> Tensor:
         """Subtracts each of them times its coefficient from the vector, in place."""
-        weights = torch.tensor(coefficients, dtype=vector.dtype, device=vector.device)
+        own = own_part(vector)
+        weights = torch.tensor(coefficients, dtype=own.dtype, device=own.device)
         for block, part in zip(self._filled(), torch.split(weights, SIDE_BY_SIDE), strict=False):
-            vector.addmv_(block[: len(part)].T, part, alpha=-1.0)
+            own.addmv_(block[: len(part)].T, part, alpha=-1.0)
         return vector
+
+    def _place(self, index: int) -> Tensor:
+        """Where a vector lies."""
+        return self.blocks[index // SIDE_BY_SIDE][index % SIDE_BY_SIDE]
 
     def _filled(self) -> list[Tensor]:
         """The blocks, as far as there are vectors in them, [<= SIDE_BY_SIDE, n]."""

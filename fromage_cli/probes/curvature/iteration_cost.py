@@ -39,6 +39,7 @@ def iteration_cost(problem: Problem, tensors: Sequence[TrainableTensor]) -> Iter
             gradient_of(problem, space),
             tolerance=0.0,
             max_products=ITERATIONS,
+            draw=space.draw,
             advance=lambda: ends.append(time.perf_counter()),
         )
     if len(ends) < 3:

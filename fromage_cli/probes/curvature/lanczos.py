@@ -62,15 +62,17 @@ def largest_eigenvalues(
     seed: int = 0,
     advance: Callable[[], None] = lambda: None,
     vector: bool = False,
+    draw: Callable[[torch.Generator], Tensor] | None = None,
 ) -> Spectrum | Interrupted[Spectrum]:
     """Finds the `count` algebraically largest eigenvalues, until each residual is at most tolerance * |value|.
 
     The start vectors are drawn from `seed`. `start` is added to the one that looks for what they missed: a vector of
     the operator's size, type and device that may lie near the first eigenvector, as the gradient does. Keeps one vector
-    per product; `vector`: also give that of the largest. Raises NumericalError when a product is not finite.
+    per product; `vector`: also give that of the largest. `draw`: makes a vector of normal numbers, where they are not
+    to be drawn all at once. Raises NumericalError when a product is not finite.
     """
     count = min(count, start.numel())
-    band = Band(start, torch.Generator().manual_seed(seed))
+    band = Band(start, torch.Generator().manual_seed(seed), draw)
     for _ in range(count):
         band.draw()
 
@@ -101,9 +103,11 @@ def largest_eigenvalues(
 class Band:
     """An orthonormal basis: Ritz vectors of another one, then vectors that were multiplied, then those that wait."""
 
-    def __init__(self, like: Tensor, generator: torch.Generator) -> None:
+    def __init__(
+        self, like: Tensor, generator: torch.Generator, draw: Callable[[torch.Generator], Tensor] | None = None
+    ) -> None:
         self.like, self.epsilon = like, torch.finfo(like.dtype).eps
-        self.generator = generator
+        self.generator, self.drawn = generator, draw or self._drawn_whole
         self.basis = KrylovBasis(like)
         self.kept: list[Eigenvalue] = []  # of the Ritz vectors
         self.columns: list[list[float]] = []  # of Q^T H Q: one for each product, as long as the basis was then
@@ -111,7 +115,7 @@ class Band:
 
     def beside(self, count: int) -> "Band":
         """A band that keeps the largest Ritz vectors of this one, for vectors that are orthogonal to them."""
-        other = Band(self.like, self.generator)
+        other = Band(self.like, self.generator, self.drawn)
         other.kept, other.scale = self.largest(count), self.scale
         for rank in range(1, count + 1):
             other._append(self.ritz_vector(rank))
@@ -242,7 +246,10 @@ class Band:
 
     def draw(self, near: Tensor | None = None) -> None:
         """Takes a random direction that is orthogonal to the basis into it; the direction of `near` is added to it."""
-        drawn = torch.randn(self.like.numel(), generator=self.generator, dtype=self.like.dtype).to(self.like.device)
+        drawn = self.drawn(self.generator)
         if near is not None and (length := norm(near)) > 0.0:
             drawn.div_(norm(drawn)).add_(near, alpha=1.0 / length)
         self._append(self._orthogonal(drawn)[1])
+
+    def _drawn_whole(self, generator: torch.Generator) -> Tensor:
+        return torch.randn(self.like.numel(), generator=generator, dtype=self.like.dtype).to(self.like.device)

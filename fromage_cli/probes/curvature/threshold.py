@@ -129,7 +129,9 @@ def stable_rate(
         start.mul_(preconditioning.scale)
     with preconditioning.operator(problem, space) as product:
         found, limit = found_of(
-            largest_eigenvalues(product, start, tolerance=TOLERANCE, max_products=MAX_PRODUCTS, seed=problem.seed)
+            largest_eigenvalues(
+                product, start, tolerance=TOLERANCE, max_products=MAX_PRODUCTS, seed=problem.seed, draw=space.draw
+            )
         )
     rate: float | Missing = LIMIT_REACHED
     words = Basis(LIMIT_REACHED.words)

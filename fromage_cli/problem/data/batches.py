@@ -35,6 +35,8 @@ class Batch:
     """How the batch is named in output."""
     first: int = 0
     """The number of its first row among all that were loaded."""
+    weight: float = 1.0
+    """What its loss counts: 0 where a rank has no rows left, but must go through the network as the others do."""
     bound: "WeakKeyDictionary[nn.Module, tuple[Any, ...]]" = field(
         default_factory=WeakKeyDictionary, init=False, repr=False
     )

@@ -57,7 +57,10 @@ class BackwardPass:
     scalar: Callable[[Tensor], Tensor] = lambda loss: loss
     """What the gradient is taken of; linear in the loss."""
     ranks: Ranks = ALONE
-    """The processes that add their gradients up; then all are handed over at the end, in the order of the tensors."""
+    """The processes that add their gradients up; then all are handed over at the end, in the order of the tensors.
+
+    Where weights are sharded, each gradient has been added up when it arrives.
+    """
     _last: bool = field(default=False, init=False)
     """Whether the pass is over the last chunk, so that a gradient that arrives is complete."""
     _divisor: float = field(default=1.0, init=False)
@@ -74,13 +77,16 @@ class BackwardPass:
             earlier = self._gradients_replaced([None] * len(self.tensors))
             with self.evaluate(chunk) as terms:
                 self._gradients_replaced(earlier)  # by which those of a pass that the loss itself ran are gone
-                self._last = index == len(self.chunks) - 1 and not self.ranks.several
+                last = index == len(self.chunks) - 1
+                self._last = last and (self.ranks.sharded or not self.ranks.several)
                 total += float(terms.total.detach())
                 count += require_count(terms.count, 2 if several else 1)
+                if last and self.ranks.sharded:
+                    total, count = self.ranks.sums([total, count])
                 self._divisor = count if several else 1.0
                 # not as an argument of backward(), for which torch imports its symbolic shapes: a third of a second
                 _run_backward(self.scalar(terms.total * (1.0 if several else 1.0 / terms.count)))
-        if self.ranks.several:
+        if self.ranks.several and not self.ranks.sharded:
             total, self._divisor = self._add_up(total, count)
             count = self._divisor
         for tensor in self.tensors:  # what did not arrive whole

@@ -8,9 +8,12 @@ from torch import Tensor, nn
 
 from fromage_cli.problem.conditions.double_backward import double_backward, second_derivative_explained
 from fromage_cli.problem.data.batches import Batch
+from fromage_cli.problem.evaluation.normal_numbers import NormalNumbers
 from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.losses.loss_terms import weighed
 from fromage_cli.problem.losses.supervised_losses import SupervisedLoss, predict
 from fromage_cli.problem.networks.layers import TrainableTensor
+from fromage_cli.shards import is_sharded, joined, own_part, rows_of, spread_as
 
 Operator = Callable[[Tensor], Tensor]
 """Of a vector [n], with a vector [n]."""
@@ -26,16 +29,33 @@ class WeightSpace:
     def __init__(self, tensors: Sequence[TrainableTensor]) -> None:
         self.tensors = tuple(tensors)
         self.weights = [tensor.parameter for tensor in tensors]
-        self._sizes = [weight.numel() for weight in self.weights]
+        self._shapes = [own_part(weight.detach()).shape for weight in self.weights]
 
     def flat(self, parts: Sequence[Tensor]) -> Tensor:
         """One vector [n] from tensors shaped as the weights."""
-        return torch.cat([part.detach().reshape(-1) for part in parts])
+        return joined(self.weights[0], parts)
 
     def split(self, vector: Tensor) -> list[Tensor]:
         """Tensors shaped as the weights, from one vector [n]."""
-        parts = torch.split(vector, self._sizes)
-        return [part.view(weight.shape) for part, weight in zip(parts, self.weights, strict=True)]
+        parts = torch.split(own_part(vector), [shape.numel() for shape in self._shapes])
+        own = [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)]
+        if not is_sharded(vector):
+            return own
+        return [spread_as(weight, part) for weight, part in zip(self.weights, own, strict=True)]
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """A vector [n] of standard normal numbers, the same whether the weights are sharded or not."""
+        total = sum(weight.numel() for weight in self.weights)
+        drawn, begin, own = NormalNumbers(generator, total, self.weights[0]), 0, []
+        for weight, shape in zip(self.weights, self._shapes, strict=True):
+            first = begin
+            if is_sharded(weight) and weight.numel():
+                first += rows_of(weight)[0] * (weight.numel() // weight.shape[0] if weight.dim() else 1)
+            own.append(drawn.stretch(first, first + shape.numel()).view(shape))
+            begin += weight.numel()
+        drawn.finish()
+        whole = not is_sharded(self.weights[0])
+        return self.flat(own if whole else [spread_as(w, part) for w, part in zip(self.weights, own, strict=True)])
 
 
 def hessian(problem: Problem, space: WeightSpace) -> AbstractContextManager[Operator]:
@@ -83,7 +103,8 @@ def _operator(problem: Problem, space: WeightSpace, graph: Graph) -> Iterator[Op
                 product, size = graph(problem, chunk, space.weights)
                 total += space.flat(product(parts))
             count += size
-        ranks.add_up([total])
+        if not ranks.sharded:
+            ranks.add_up([total])
         problem.evaluations.hessian_vector_products += 1
         return total / ranks.sums([count])[0]
 
@@ -100,7 +121,8 @@ def _operator(problem: Problem, space: WeightSpace, graph: Graph) -> Iterator[Op
                 problem.budget.check()
                 with second_derivative_explained():
                     result = space.flat(product(space.split(vector)))
-                ranks.add_up([result])
+                if not ranks.sharded:
+                    ranks.add_up([result])
                 problem.evaluations.hessian_vector_products += 1
                 return result / ranks.sums([count])[0]
 
@@ -109,21 +131,31 @@ def _operator(problem: Problem, space: WeightSpace, graph: Graph) -> Iterator[Op
         problem.drop_gradients()
 
 
+def along(parts: Sequence[Tensor], direction: Sequence[Tensor]) -> Tensor:
+    """The inner product of tensors, a scalar with its graph; where they are sharded, this rank's part of it."""
+    pairs = zip(parts, direction, strict=True)
+    return torch.stack([(own_part(part) * own_part(other)).sum() for part, other in pairs]).sum()
+
+
+def dense(gradient: Tensor) -> Tensor:
+    """A gradient with all its entries."""
+    return gradient.to_dense() if gradient.is_sparse else gradient
+
+
 def _hessian_of(problem: Problem, chunk: Batch, weights: list[nn.Parameter]) -> tuple[Product, float]:
     """Double backward of the scalar: forward-mode products are silently wrong through normalisation layers.
 
     An operation that is differentiable only once must raise and not silently count as linear: so the factor `one`
     makes every incoming gradient require a gradient, and each product runs through the whole graph.
     """
-    terms = problem.loss(problem.model, chunk)
+    terms = weighed(problem.loss(problem.model, chunk), chunk)
     one = torch.ones((), dtype=terms.total.dtype, device=terms.total.device, requires_grad=True)
     gradients = torch.autograd.grad(terms.total * one, weights, create_graph=True, materialize_grads=True)
     problem.drop_gradients()  # of a pass that the loss itself ran
 
     def product(vector: list[Tensor]) -> list[Tensor]:
-        slope = torch.stack([(g * v).sum() for g, v in zip(gradients, vector, strict=True)]).sum()
-        slope.backward(retain_graph=True)  # type: ignore[no-untyped-call]
-        found = [torch.zeros_like(w) if w.grad is None else w.grad.to_dense() for w in weights]
+        along(gradients, vector).backward(retain_graph=True)  # type: ignore[no-untyped-call]
+        found = [torch.zeros_like(w) if w.grad is None else dense(w.grad) for w in weights]
         problem.drop_gradients()
         return found
 
@@ -138,7 +170,7 @@ def _gauss_newton_of(problem: Problem, chunk: Batch, weights: list[nn.Parameter]
     cotangent = torch.zeros_like(output).requires_grad_()
     pulled = torch.autograd.grad(output, weights, cotangent, create_graph=True, materialize_grads=True)
     leaf = output.detach().requires_grad_()
-    terms = loss.terms(leaf, target)
+    terms = weighed(loss.terms(leaf, target), chunk)
     (slope,) = torch.autograd.grad(terms.total, leaf, create_graph=True)
 
     def product(vector: list[Tensor]) -> list[Tensor]:

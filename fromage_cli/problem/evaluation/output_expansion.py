@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, twice_differentiated
+from fromage_cli.problem.data.batches import Batch
+from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, along, twice_differentiated
 from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.losses.loss_terms import weighed
 from fromage_cli.problem.losses.supervised_losses import SupervisedLoss, predict
 
 EXPANSION_PRODUCTS = 2.0
@@ -31,6 +33,8 @@ class Expansion:
     second: Tensor
     """d^T H_f d, of the same shape."""
     target: Tensor
+    batch: Batch
+    """The rows."""
 
     def at(self, distance: float = 1.0) -> Tensor:
         """The output at w + distance * d."""
@@ -38,15 +42,14 @@ class Expansion:
 
 
 def expand_outputs(problem: Problem, space: WeightSpace, direction: Sequence[Tensor]) -> list[Expansion]:
-    """The expansion of every chunk along a direction, tensors shaped as the weights.
+    """The expansion of every chunk of this rank along a direction, tensors shaped as the weights.
 
     For losses that are a known function of the output. Raises MismatchError without a second derivative.
     """
     found = []
-    for chunk in problem.chunks():
+    for chunk in problem.own_chunks():
         with twice_differentiated(problem, chunk):
-            output, target = predict(problem.model, chunk)
-            found.append(_expansion(output, target, space.weights, direction))
+            found.append(_expansion(chunk, *predict(problem.model, chunk), space.weights, direction))
     problem.evaluations.hessian_vector_products += EXPANSION_PRODUCTS
     return found
 
@@ -56,8 +59,9 @@ def model_loss(problem: Problem, expansions: Sequence[Expansion], distance: floa
     loss = problem.loss
     assert isinstance(loss, SupervisedLoss)
     with torch.no_grad():
-        terms = [loss.terms(expansion.at(distance), expansion.target) for expansion in expansions]
-    return float(sum(float(term.total) for term in terms) / sum(term.count for term in terms))
+        terms = [weighed(loss.terms(part.at(distance), part.target), part.batch) for part in expansions]
+    total, count = problem.ranks.sums([sum(float(term.total) for term in terms), sum(term.count for term in terms)])
+    return total / count
 
 
 def model_gradient(problem: Problem, space: WeightSpace, displacement: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
@@ -68,35 +72,37 @@ def model_gradient(problem: Problem, space: WeightSpace, displacement: Sequence[
     loss = problem.loss
     assert isinstance(loss, SupervisedLoss)
     total, count, gradient = 0.0, 0.0, [torch.zeros_like(weight) for weight in space.weights]
-    for chunk in problem.chunks():
+    for chunk in problem.own_chunks():
         with twice_differentiated(problem, chunk):
             output, target = predict(problem.model, chunk)
-            leaf = _expansion(output, target, space.weights, displacement).at().requires_grad_()
-            terms = loss.terms(leaf, target)
+            leaf = _expansion(chunk, output, target, space.weights, displacement).at().requires_grad_()
+            terms = weighed(loss.terms(leaf, target), chunk)
             (slope,) = torch.autograd.grad(terms.total, leaf)
             cotangent = slope.requires_grad_()  # an operation that is differentiable only once must raise
             pulled = torch.autograd.grad(output, space.weights, cotangent, create_graph=True, materialize_grads=True)
-            turned = torch.autograd.grad(_along(pulled, displacement), space.weights, materialize_grads=True)
+            turned = torch.autograd.grad(along(pulled, displacement), space.weights, materialize_grads=True)
         total, count = total + float(terms.total.detach()), count + terms.count
         for whole, first, second in zip(gradient, pulled, turned, strict=True):
             whole.add_(first.detach() + second)
+    if not problem.ranks.sharded:
+        problem.ranks.add_up(gradient)
+    total, count = problem.ranks.sums([total, count])
     problem.evaluations.hessian_vector_products += EXPANSION_PRODUCTS + 1.0
     return total / count, [part.div_(count) for part in gradient]
 
 
-def _expansion(output: Tensor, target: Tensor, weights: list[nn.Parameter], direction: Sequence[Tensor]) -> Expansion:
+def _expansion(
+    chunk: Batch, output: Tensor, target: Tensor, weights: list[nn.Parameter], direction: Sequence[Tensor]
+) -> Expansion:
     cotangent = torch.zeros_like(output).requires_grad_()
     pulled = torch.autograd.grad(output, weights, cotangent, create_graph=True, materialize_grads=True)
-    slope = _along(pulled, direction)
+    slope = along(pulled, direction)
     (first,) = torch.autograd.grad(slope, cotangent, retain_graph=True, materialize_grads=True)
     curved = torch.autograd.grad(slope, weights, create_graph=True, materialize_grads=True)
-    curvature = _along(curved, direction)
+    curvature = along(curved, direction)
     second = torch.zeros_like(output)
     if curvature.requires_grad:  # an output that is linear in the weights has none
         (second,) = torch.autograd.grad(curvature, cotangent, retain_graph=True, materialize_grads=True)
-    return Expansion(output.detach(), first.detach(), second.detach(), target)
+    return Expansion(output.detach(), first.detach(), second.detach(), target, chunk)
 
 
-def _along(parts: Sequence[Tensor], direction: Sequence[Tensor]) -> Tensor:
-    """The inner product, a scalar with its graph."""
-    return torch.stack([(part * other).sum() for part, other in zip(parts, direction, strict=True)]).sum()

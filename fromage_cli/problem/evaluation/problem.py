@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -24,7 +24,7 @@ from fromage_cli.problem.evaluation.refusals import (
     require_gradient,
     require_same_loss,
 )
-from fromage_cli.problem.losses.loss_terms import LossTerms
+from fromage_cli.problem.losses.loss_terms import LossTerms, weighed
 from fromage_cli.problem.losses.losses import Loss
 from fromage_cli.problem.losses.summed_loss import users_function
 from fromage_cli.problem.networks.layers import TrainableTensor, frozen_names, trainable_tensors, unwrapped
@@ -250,7 +250,7 @@ class Problem:
     def _evaluated(self, chunk: Batch) -> Iterator[LossTerms]:
         """The loss of a chunk, with the conditions of its evaluation still in force."""
         with self.evaluation(chunk):
-            yield self.loss(self.model, chunk)
+            yield weighed(self.loss(self.model, chunk), chunk)
 
     @contextmanager
     def steady(self) -> Iterator[None]:
@@ -325,7 +325,11 @@ class Problem:
         if not self.ranks.several:
             return self.chunks()
         parts = [(batch, *self.ranks.part(batch.size)) for batch in self.batches]
-        return self._split([batch.rows(begin, end) for batch, begin, end in parts if begin < end])
+        own = self._split([batch.rows(begin, end) for batch, begin, end in parts if begin < end])
+        if not self.ranks.sharded:
+            return own
+        most = sum(math.ceil(math.ceil(b.size / self.ranks.count) / (self.micro_batch or b.size)) for b in self.batches)
+        return own + [replace(self.batch.rows(0, 1), weight=0.0)] * (most - len(own))
 
     def _split(self, batches: Sequence[Batch]) -> list[Batch]:
         return [

@@ -12,6 +12,7 @@ from fromage_cli.problem.conditions.double_backward import double_backward, seco
 from fromage_cli.problem.evaluation.backward_pass import Visitor
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
+from fromage_cli.shards import own_part
 
 Vector = Callable[[TrainableTensor, Tensor], Tensor]
 """What a tensor is multiplied by in a product, from the tensor and its gradient: of the batch, or a chunk's share."""
@@ -73,7 +74,7 @@ class _Slope(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, vector: Tensor, factor: float) -> Tensor:
         ctx.vector, ctx.factor = vector, factor
-        return gradient.new_zeros(())
+        return own_part(gradient).new_zeros(())
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:

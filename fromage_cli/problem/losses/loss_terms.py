@@ -20,6 +20,11 @@ class LossTerms:
     """The loss's own denominator: samples, target tokens or elements."""
 
 
+def weighed(terms: LossTerms, batch: Batch) -> LossTerms:
+    """The terms of a loss, as its rows count."""
+    return terms if batch.weight == 1.0 else LossTerms(terms.total * batch.weight, terms.count * batch.weight)
+
+
 class Loss(Protocol):
     """Maps a model and a batch to the terms of a loss."""
 

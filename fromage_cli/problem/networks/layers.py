@@ -1,9 +1,12 @@
 """The trainable tensors of a model, by name: each once, however often it is used."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import nn
+
+GATHERS = "gathers_from_ranks"
+"""Attribute of a parametrisation that makes a whole tensor of the parts that ranks hold."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,26 @@ def owner_of(name: str) -> tuple[str, str]:
     return owner, leaf
 
 
+def named_weights(model: nn.Module, *, remove_duplicate: bool = True) -> Iterator[tuple[str, nn.Parameter]]:
+    """The model's parameters by the names that they have where they are not sharded."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name, parameter in model.named_parameters(remove_duplicate=remove_duplicate):
+        yield plain_name(name, modules), parameter
+
+
+def plain_name(name: str, modules: Mapping[str, nn.Module]) -> str:
+    """The name that a tensor has where the model is not sharded; `modules`: the model's, by name."""
+    owner, _, leaf = name.rpartition(".")
+    if leaf == "original" and getattr(modules[owner][0], GATHERS, False):  # type: ignore[index]
+        return ".".join(filter(None, owner_of(name)))
+    return name
+
+
 def trainable_tensors(model: nn.Module) -> list[TrainableTensor]:
     """The parameters that require a gradient, in model order, tied ones once."""
     names: dict[int, list[str]] = {}
     parameters: dict[int, nn.Parameter] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
+    for name, parameter in named_weights(model, remove_duplicate=False):
         if parameter.requires_grad:
             names.setdefault(id(parameter), []).append(name)
             parameters[id(parameter)] = parameter
@@ -52,12 +70,12 @@ def trainable_tensors(model: nn.Module) -> list[TrainableTensor]:
 
 def frozen_names(model: nn.Module) -> list[str]:
     """The names of parameters that do not require a gradient."""
-    return [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    return [name for name, parameter in named_weights(model) if not parameter.requires_grad]
 
 
 def freeze(model: nn.Module, names: Collection[str]) -> None:
     """Lets the named parameters require no gradient any more."""
-    for name, parameter in unwrapped(model).named_parameters():
+    for name, parameter in named_weights(unwrapped(model)):
         if name in names:
             parameter.requires_grad_(False)
 

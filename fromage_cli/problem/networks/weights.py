@@ -12,7 +12,8 @@ from fromage_cli.checkpoints.storage.peculiarities import remedy
 from fromage_cli.counting import counted, first_names
 from fromage_cli.errors import MismatchError, NotFiniteError
 from fromage_cli.problem.networks.hugging_face_weights import as_transformers_reads, may_be_missing
-from fromage_cli.problem.networks.layers import TrainableTensor, unwrapped
+from fromage_cli.problem.networks.layers import TrainableTensor, plain_name, unwrapped
+from fromage_cli.shards import is_sharded, own_part, rows_of, spread_as
 from fromage_cli.problem.networks.weight_names import Match, is_computed, match_names, missing_names, names_error
 
 if TYPE_CHECKING:
@@ -62,14 +63,14 @@ def other_weights(model: nn.Module, other: "Checkpoint") -> Iterator[tuple[dict[
     model = unwrapped(model)
     kept: dict[str, Tensor] = {}
     seen: set[int] = set()
-    for name, value in model.state_dict(keep_vars=True).items():
-        if torch.is_tensor(value) and id(value) not in seen:
+    for name, value in _expected(model).items():
+        if id(value) not in seen:
             kept[name] = value.detach().clone()
             seen.add(id(value))
     try:
         yield kept, (*other.notes, *load_weights(model, other))
     finally:
-        held = model.state_dict(keep_vars=True)
+        held = _expected(model)
         with torch.no_grad():
             for name, value in kept.items():
                 held[name].copy_(value)
@@ -81,7 +82,8 @@ def weight_reader(model: nn.Module, checkpoint: "Checkpoint") -> Callable[[Train
     stored = match_names(_expected(unwrapped(model)), checkpoint.entries).stored
 
     def read(tensor: TrainableTensor) -> Tensor:
-        return checkpoint.tensor(_stored_name(tensor, stored)).to(tensor.parameter)
+        own = _read(checkpoint, _stored_name(tensor, stored), tensor.parameter).to(own_part(tensor.parameter.detach()))
+        return spread_as(tensor.parameter, own) if is_sharded(tensor.parameter) else own
 
     return read
 
@@ -110,7 +112,9 @@ def _stored_name(tensor: TrainableTensor, stored: Mapping[str, str]) -> str:
 
 def _expected(model: nn.Module) -> dict[str, Tensor]:
     """The model's parameters and persistent buffers under their names, ties as one object under several names."""
-    return {name: value for name, value in model.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
+    modules = dict(model.named_modules(remove_duplicate=False))
+    held = model.state_dict(keep_vars=True).items()
+    return {plain_name(name, modules): value for name, value in held if isinstance(value, Tensor)}
 
 
 def _check_entries(checkpoint: "Checkpoint", expected: Mapping[str, Tensor], match: Match) -> None:
@@ -173,6 +177,13 @@ def _leave_meta(model: nn.Module, match: Match) -> None:
             setattr(module, name, made[id(value)])
 
 
+def _read(checkpoint: "Checkpoint", stored: str, like: Tensor) -> Tensor:
+    """A stored tensor; of one that is spread over ranks this rank's rows."""
+    if not is_sharded(like) or not like.dim():
+        return checkpoint.tensor(stored)
+    return checkpoint.rows(stored, *rows_of(like))
+
+
 @torch.no_grad()
 def _copy(expected: Mapping[str, Tensor], checkpoint: "Checkpoint", match: Match) -> None:
     """Copy tensor by tensor, so that never two whole models are held.
@@ -182,21 +193,22 @@ def _copy(expected: Mapping[str, Tensor], checkpoint: "Checkpoint", match: Match
     targets = {stored: name for name, stored in match.stored.items()}
     filled: dict[int, str] = {}
     nonfinite: list[str] = []
-    for stored, tensor in checkpoint.items():
+    for stored in checkpoint.entries:
         if stored not in targets:
             continue
-        value = expected[targets[stored]]
-        if id(value) in filled:
+        value, tensor = own_part(expected[targets[stored]]), _read(checkpoint, stored, expected[targets[stored]])
+        key = id(expected[targets[stored]])
+        if key in filled:
             if not torch.equal(value, tensor.to(value)):
-                tied = f"{filled[id(value)]!r} and {stored!r}"
+                tied = f"{filled[key]!r} and {stored!r}"
                 raise MismatchError(
                     f"The model ties {tied}, but the checkpoint holds different values for them.",
                     "Build the model without tied weights.",
                 )
             continue
         value.copy_(tensor)
-        filled[id(value)] = stored
-        weight = isinstance(value, nn.Parameter) or stored.endswith(("running_mean", "running_var"))  # no mask
+        filled[key] = stored
+        weight = isinstance(expected[targets[stored]], nn.Parameter) or stored.endswith(("running_mean", "running_var"))  # no mask
         # what is not finite would show in the sum, which needs no memory
         if weight and (value.is_floating_point() or value.is_complex()) and not bool(value.sum().isfinite()):
             count = int((~value.isfinite()).sum())  # none where only the sum was too large
