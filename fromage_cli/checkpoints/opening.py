@@ -44,9 +44,6 @@ from fromage_cli.checkpoints.storage.sources import Source
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
 from fromage_cli.errors import FromageError, InputError, UsageError
 
-if TYPE_CHECKING:
-    pass
-
 LEFT_ASIDE = "none"
 """What `--optimizer-state` names where the saved state is not to be used."""
 CONFIGURATION = ("fromage.toml", "pyproject.toml")

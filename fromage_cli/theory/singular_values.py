@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from fromage_cli.shards import whole
 from fromage_cli.theory.accumulation import norm
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def spectral_norm(tensor: torch.Tensor, tolerance: float = 1e-4) -> float:
     """
     import torch
 
-    matrix = as_matrix(tensor)
+    matrix = as_matrix(whole(tensor.detach()))
     if not matrix.numel():
         return 0.0
     scale = max(-float(matrix.min()), float(matrix.max()))

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fromage_cli.shards import is_sharded, own_part, part_as
+
 PART = 1 << 16
 """Entries that are drawn at once: they stay in the cache."""
 LARGEST_TABLE = 1 << 20
@@ -36,7 +38,8 @@ class RandomTensors:
         """`entries`: how many will be drawn in all; `like`: has the precision and the device of what is drawn."""
         self.seed = seed
         self.places = min(max(entries, PART), LARGEST_TABLE)
-        self.table = torch.randn(self.places + PART, generator=_generator(f"{seed}")).mul_(math.sqrt(0.5)).to(like)
+        table = torch.randn(self.places + PART, generator=_generator(f"{seed}")).mul_(math.sqrt(0.5))
+        self.table = table.to(own_part(like.detach()))
         self._turns: dict[str, list[_Turn]] = {}
 
     def draw(self, name: str, shape: torch.Size) -> Tensor:
@@ -46,13 +49,17 @@ class RandomTensors:
             torch.add(turn.first, turn.second, alpha=turn.sign, out=part)
         return drawn
 
+    def draw_like(self, name: str, like: Tensor) -> Tensor:
+        """Draws it in the shape of another tensor, and spread over ranks where that is."""
+        return part_as(like, self.draw(name, like.shape))
+
     def add(self, name: str, origin: Tensor, factor: float, out: Tensor) -> None:
         """Writes origin + factor * the tensor of that name into `out`, part by part and without room for the tensor.
 
         `origin` has the shape of `out` and shares no memory with it.
         """
-        if not (origin.is_contiguous() and out.is_contiguous()):
-            torch.add(origin, self.draw(name, out.shape), alpha=factor, out=out)
+        if is_sharded(out) or not (origin.is_contiguous() and out.is_contiguous()):
+            torch.add(origin, self.draw_like(name, out), alpha=factor, out=out)
             return
         for part, start, turn in zip(_parts(out), _parts(origin), self._turns_of(name, out.shape), strict=True):
             torch.add(turn.first, turn.second, alpha=turn.sign, out=part)

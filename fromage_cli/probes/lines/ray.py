@@ -15,6 +15,7 @@ from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.evaluation.refusals import SPLIT_TOLERANCE
 from fromage_cli.problem.evaluation.streamed_hessian import visit_hessian_vector_product
 from fromage_cli.problem.networks.layers import TrainableTensor
+from fromage_cli.shards import part_as
 from fromage_cli.theory.accumulation import CHUNK, WIDE_BYTES, distance, distances, norm, squared_norm
 
 GATHERED = 1 << 20
@@ -142,6 +143,7 @@ def noise_floor(problem: Problem, direction: Direction, origin: Mapping[str, Ten
     for move in direction.moves:
         weight = move.tensor.parameter.data
         signs = torch.randint(2, weight.shape, generator=generator, device=weight.device).to(weight.dtype)
+        signs = part_as(weight, signs)
         torch.mul(origin[move.tensor.name], signs.mul_(2.0 * step).add_(1.0 - step), out=weight)
     loss, floors = gradient_changes(problem, direction, base.gradients)
     margin = AUTOCAST_MARGIN if problem.autocast else 1.0

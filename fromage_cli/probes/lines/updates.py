@@ -113,7 +113,7 @@ def random_direction(problem: Problem, tensors: Sequence[TrainableTensor], seed:
     table = RandomTensors(seed, sum(tensor.parameter.numel() for tensor in tensors), tensors[0].parameter)
 
     def draw(tensor: TrainableTensor) -> Tensor:
-        return table.draw(tensor.name, tensor.parameter.shape)
+        return table.draw_like(tensor.name, tensor.parameter)
 
     def drawn_move(tensor: TrainableTensor, weight_norm: float) -> Move:
         drawn = draw(tensor)

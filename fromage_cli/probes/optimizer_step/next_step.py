@@ -26,6 +26,7 @@ from fromage_cli.probes.optimizer_step.moments import (
 from fromage_cli.probes.optimizer_step.real_step import MomentEstimates, TensorState, TensorStep, tensor_step
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
+from fromage_cli.shards import part_as
 
 ANY_RATE = 1.0
 """Of a direction, whose length eta gives: no rate is asked of anyone."""
@@ -120,7 +121,7 @@ def preconditioner(matched: MatchedState) -> dict[str, Tensor] | None:
         if own.coupled_decay:
             gradient = gradient.add(tensor.parameter.detach(), alpha=matched.decays[tensor.name])
         kept = slot.get("max_exp_avg_sq") if own.amsgrad else None
-        second = (slot["exp_avg_sq"] if kept is None else kept).to(gradient)
+        second = part_as(gradient, slot["exp_avg_sq"] if kept is None else kept).to(gradient)
         matrix, begins = _conditioning(own, second, steps), (second == 0) & (gradient != 0)
         if steps and bool(begins.any()):
             next_one = _conditioning(own, gradient.square().mul_(1.0 - own.betas[1]), steps + 1.0)

@@ -17,6 +17,7 @@ from fromage_cli.optim import LAMB
 from fromage_cli.optim.tensorwise import TensorwiseOptimizer
 from fromage_cli.optimizers.rule import SGD, Rule
 from fromage_cli.optimizers.settings import MANY_STEPS, Optimizer
+from fromage_cli.shards import part_as
 from fromage_cli.theory.conversions import stationary_gain
 
 SMALL_RATE = 2.0**-24
@@ -96,7 +97,8 @@ def load_slot(slot: Mapping[str, Any], like: Tensor, rule: Rule, amsgrad: bool =
         if name == "step":
             kept[name] = torch.tensor(float(value)) if torchs else int(value)
         elif isinstance(value, Tensor) and value.is_floating_point():
-            kept[name] = value.detach().to(device=like.device, dtype=like.dtype, copy=torchs)
+            own = part_as(like, value.detach()) if value.shape == like.shape else value.detach()
+            kept[name] = own.to(device=like.device, dtype=like.dtype, copy=torchs)
         else:
             kept[name] = value.detach().clone() if isinstance(value, Tensor) else copy(value)
     if amsgrad and "exp_avg_sq" in kept:
