@@ -104,7 +104,7 @@ class Contents:
 
     format: str
     entries: Mapping[str, TensorEntry]
-    read: Callable[[str], torch.Tensor]
+    find: Callable[[str], StoredTensor]  # raises InputError for what cannot be read
     metadata: Mapping[str, str] = field(default_factory=dict)
     step: int | None = None  # from inside the file, never from its name
     key: str | None = None
@@ -115,6 +115,10 @@ class Contents:
     names: tuple[PickledName, ...] = ()  # classes and functions that pickles in it name
     describe_rest: Callable[[], Mapping[str, object]] | None = None  # what else there is; None: the metadata alone
     find_replicas: Callable[[], tuple[Replica, ...]] = tuple
+
+    def read(self, name: str) -> torch.Tensor:
+        """Read one tensor into memory of its own, in the stored dtype."""
+        return self.find(name).read()
 
     def stored(self, name: str) -> StoredTensor:
         """Return a tensor as a place in its file; it is read in parts where its elements lie there as they are."""
@@ -136,7 +140,7 @@ class Checkpoint:
     tied: tuple[tuple[str, ...], ...] = ()  # names that share storage, offset, shape and strides
     weights: Path | None = None  # the file that was read, where `path` is a directory
     stored_names: Mapping[str, str] = field(default_factory=dict, repr=False)  # name -> name in the file
-    read: Callable[[str], torch.Tensor] | None = field(default=None, repr=False, compare=False)  # by stored name
+    find: Callable[[str], StoredTensor] | None = field(default=None, repr=False, compare=False)  # by stored name
     spans: Mapping[str, Span] = field(default_factory=dict, repr=False)  # by name; little endian, where bytes are plain
     read_optimizer: Callable[[], OptimizerState | None] | None = field(default=None, repr=False, compare=False)
     names: tuple[PickledName, ...] = field(default=(), repr=False)  # classes and functions that pickles in it name
@@ -187,11 +191,24 @@ class Checkpoint:
 
         Raises InputError when there is no such tensor, or when the file changed since it was opened.
         """
-        if name not in self.entries or self.read is None:
+        return self.unread(name).read()
+
+    def rows(self, name: str, begin: int, end: int) -> torch.Tensor:
+        """Read rows `begin` to `end` − 1 of one tensor into memory of their own, in the stored dtype.
+
+        Rows count along the first dimension. Where elements are stored as they are, no others are read or held.
+        A checksum over more than these rows is compared first, a block at a time. Raises InputError as `tensor` does,
+        and ValueError for rows that the tensor does not have; a scalar has none.
+        """
+        return self.unread(name).rows(begin, end)
+
+    def unread(self, name: str) -> StoredTensor:
+        """Return a tensor that its format's reader can read, whole or by rows; InputError when there is none."""
+        if name not in self.entries or self.find is None:
             raise InputError(
                 f"{self.place!r} has no tensor {name!r}.", hint=nearest(name, self.entries), details=list(self.entries)
             )
-        return self.read(self.stored_names.get(name, name))
+        return self.find(self.stored_names.get(name, name))
 
     def items(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Read the tensors one after another, in the order in which they are stored."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fromage_cli.checkpoints.checkpoint import Checkpoint, Contents, Replica
 from fromage_cli.checkpoints.finding.directory import latest_in, own_weights
@@ -42,10 +41,8 @@ from fromage_cli.checkpoints.pickles.allowance import Allowance
 from fromage_cli.checkpoints.storage.files import quoted, status_of
 from fromage_cli.checkpoints.storage.remote import is_url, local_path
 from fromage_cli.checkpoints.storage.sources import Source
+from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor
 from fromage_cli.errors import FromageError, InputError, UsageError
-
-if TYPE_CHECKING:
-    import torch
 
 LEFT_ASIDE = "none"
 """What `--optimizer-state` names where the saved state is not to be used."""
@@ -110,10 +107,10 @@ def _open_remote(url: str, choice: Choice, optimizer_state: str | Path | None) -
             if span.version.path.name in mirror.headers
         }
 
-        def read(name: str) -> torch.Tensor:
-            return mirror.tensor(*places[name]) if name in places else contents.read(name)
+        def find(name: str) -> StoredTensor:
+            return mirror.tensor(*places[name]) if name in places else contents.find(name)
 
-        return replace(contents, read=read, spans={}, find_replicas=tuple)
+        return replace(contents, find=find, spans={}, find_replicas=tuple)
 
     try:
         found = _open_local(mirror.weights(), choice, optimizer_state, through_mirror)
@@ -189,7 +186,7 @@ def _open_local(
         weights=weights,
         stored_names=stripped.names,
         names=contents.names,
-        read=contents.read,
+        find=contents.find,
         spans={shorter[stored]: span for stored, span in contents.spans.items()},
         read_optimizer=optimizer,
         describe_rest=rest,

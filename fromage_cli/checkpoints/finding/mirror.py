@@ -9,7 +9,6 @@ from __future__ import annotations
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fromage_cli.checkpoints.checkpoint import Span, TensorEntry
 from fromage_cli.checkpoints.finding.directory import MAIN_FILES, own_weights
@@ -17,11 +16,8 @@ from fromage_cli.checkpoints.formats.sharded import is_index, read_index
 from fromage_cli.checkpoints.names.library_files import HEADER_LIMIT
 from fromage_cli.checkpoints.names.naming import listed
 from fromage_cli.checkpoints.storage.remote import Entry, Remote
-from fromage_cli.checkpoints.storage.stored_tensor import contiguous_tensor
+from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor, contiguous_tensor
 from fromage_cli.errors import FromageError, InputError
-
-if TYPE_CHECKING:
-    import torch
 
 SMALL_FILES = ("config.json", "trainer_state.json")
 """They stand beside weights and say something about them."""
@@ -101,14 +97,14 @@ class Mirror:
             self.copied += place.stat().st_size
         self._fetched.add(place.name)
 
-    def tensor(self, span: Span, entry: TensorEntry) -> torch.Tensor:
-        """Read a tensor's own bytes and nothing else."""
+    def tensor(self, span: Span, entry: TensorEntry) -> StoredTensor:
+        """Return a tensor of which its own bytes are read by ranges, and nothing else."""
         file = self._entries[span.version.path.name]
 
         def read_into(begin: int, view: memoryview) -> None:
             view[:] = self.remote.read(file, span.begin + begin, span.begin + begin + len(view))
 
-        return contiguous_tensor(entry.dtype, entry.shape, read_into).read()
+        return contiguous_tensor(entry.dtype, entry.shape, read_into)
 
     @property
     def note(self) -> str:

@@ -52,7 +52,7 @@ def read_deepspeed(path: Path) -> Contents:
     return Contents(
         format="deepspeed-zero-3" if zero.stage == 3 else "deepspeed-zero",
         entries=entries_of(ordered),
-        read=lambda name: tensors[name].read(),
+        find=tensors.__getitem__,
         step=step_in_metadata(zero.model),
         notes=(f"Took the float32 master weights, put together from {zero.ranks} ranks{copy}.",),
         tied=tied,
@@ -183,7 +183,8 @@ class _Zero:
             parts = [part.get(name) if isinstance(part, Mapping) else None for part in fragments]
             whole = self._shape(name, shape)
             stored = [part for part in parts if isinstance(part, StoredTensor)]
-            if len(stored) < len(parts) or sum(part.numel() for part in stored) < math.prod(whole):
+            plain = self.stage < 3 or all(map(is_vector, stored))
+            if not plain or len(stored) < len(parts) or sum(part.numel() for part in stored) < math.prod(whole):
                 raise self._files.damaged(f"the frozen parameter {name!r} is not complete")
             cut = FlatTensor(stored[0].dtype, whole, stretches=partial(iter, stored))
             found[str(name)] = stored[0] if self.stage < 3 else cut

@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from fromage_cli.checkpoints.checkpoint import Contents, entries_of
 from fromage_cli.checkpoints.formats.distributed_metadata import ByteRange, SavedItem, damaged, read_metadata
@@ -27,9 +27,6 @@ from fromage_cli.checkpoints.storage.files import FileVersion, incomplete, quote
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor, stored_number
 from fromage_cli.errors import InputError
 
-if TYPE_CHECKING:
-    import torch
-
 TRAINER_DICTIONARIES = ("train_state", "trainer_state", "training_state")
 """Dictionaries beside the weights in which trainers keep their step."""
 
@@ -44,7 +41,7 @@ def read_distributed(path: Path, choice: Choice = ANY) -> Contents:
     return Contents(
         format="torch-distributed",
         entries=entries_of(tensors),
-        read=lambda name: tensors[name].read(),
+        find=tensors.__getitem__,
         step=first_step([*around, *trainers], lambda value: stored_number(_with_objects(value))),
         key=".".join(chosen.path) or None,
         notes=(note,) if note else (),
@@ -90,7 +87,7 @@ def _read_tree(path: Path) -> dict[str, Any]:
         if item.dtype is None:
             node[item.path[-1]] = item.pieces[0].bytes
         else:
-            boxes = [Box(piece.offsets, piece.sizes, partial(_read_piece, piece.bytes, name)) for piece in item.pieces]
+            boxes = [Box(piece.offsets, piece.sizes, partial(_find_piece, piece.bytes, name)) for piece in item.pieces]
             whole = f"Tensor {name!r} in {quoted(path.parent)}"
             node[item.path[-1]] = PiecedTensor(item.dtype, item.shape, boxes=boxes, name=whole)
     return {str(name): value for name, value in root.items()}
@@ -102,12 +99,10 @@ def _load(stored: ByteRange) -> Any:
     return loaded.read() if isinstance(loaded, StoredTensor) else loaded
 
 
-def _read_piece(stored: ByteRange, name: str) -> torch.Tensor:
-    """Return the elements of a piece of the named tensor."""
-    import torch
-
-    piece = _load(stored)
-    if not isinstance(piece, torch.Tensor):
+def _find_piece(stored: ByteRange, name: str) -> StoredTensor:
+    """Return a piece of the named tensor, not yet read."""
+    piece = load_part(stored.file, stored.begin, stored.length)
+    if not isinstance(piece, StoredTensor):
         raise damaged(stored.file, f"a {type(piece).__name__} stands where a piece of {name!r} should be")
     return piece
 

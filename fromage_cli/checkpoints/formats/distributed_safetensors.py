@@ -13,7 +13,7 @@ from typing import Any
 
 from fromage_cli.checkpoints.checkpoint import Contents, Copy, Replica, Span, entries_of
 from fromage_cli.checkpoints.formats.pieces import Box, PiecedTensor
-from fromage_cli.checkpoints.formats.safetensors_file import invalid, read_header, read_tensor
+from fromage_cli.checkpoints.formats.safetensors_file import find_tensor, invalid, read_header
 from fromage_cli.checkpoints.names.library_files import SHARD_OF_RANK
 from fromage_cli.checkpoints.storage.files import names_in, quoted
 from fromage_cli.checkpoints.storage.stored_tensor import are_whole_numbers
@@ -47,7 +47,7 @@ def read_ranks(path: Path) -> Contents:
             offsets = saved.get("saved_offsets") if isinstance(saved, Mapping) else None
             if not are_whole_numbers(offsets) or len(offsets) != len(entry.shape):
                 raise invalid(file, f"its {SHARDING_INFO} does not say where the piece of {name!r} begins")
-            box = Box(tuple(offsets), entry.shape, partial(read_tensor, header, name))
+            box = Box(tuple(offsets), entry.shape, partial(find_tensor, header, name))
             ends = tuple(begin + size for begin, size in zip(box.offsets, box.sizes, strict=True))
             whole = tensors.setdefault(name, PiecedTensor(entry.dtype, ends, name=f"{name!r} in {quoted(path.parent)}"))
             if whole.dtype != entry.dtype or len(whole.shape) != len(ends):
@@ -59,7 +59,7 @@ def read_ranks(path: Path) -> Contents:
     return Contents(
         format="safetensors-distributed",
         entries=entries_of({name: tensor.check() for name, tensor in tensors.items()}),
-        read=lambda name: tensors[name].read(),
+        find=tensors.__getitem__,
         notes=(f"Put together from {counted(len(files), 'file')}. How many there were at the save is not recorded.",),
         find_replicas=lambda: tuple(
             Replica(

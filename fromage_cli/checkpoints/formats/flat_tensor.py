@@ -37,6 +37,11 @@ class FlatTensor(StoredTensor):
         flat = torch.cat(parts) if parts else torch.empty(0, dtype=getattr(torch, self.dtype))
         return flat[: self.numel()].reshape(self.shape)
 
+    def _read_rows(self, begin: int, end: int) -> torch.Tensor:
+        """Read some rows, and of each stretch no more than belongs to them."""
+        width = math.prod(self.shape[1:])
+        return FlatVector(tuple(self._alike())).tensor(begin * width, (end - begin, *self.shape[1:])).read()
+
     def verify(self) -> None:
         """Raise InputError when a stretch's bytes are not those that were written, as far as the format can tell."""
         for stretch in self.stretches():

@@ -44,7 +44,7 @@ def read_npz(path: Path, inflation: int = INFLATION) -> Contents:
     return Contents(
         format="npz",
         entries=entries_of(tensors),
-        read=lambda name: tensors[name].read(),
+        find=tensors.__getitem__,
         notes=(note,) if left_out else (),
     )
 

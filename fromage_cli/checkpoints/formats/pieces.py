@@ -23,7 +23,8 @@ class Box:
 
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
-    read: Callable[[], torch.Tensor] = field(compare=False)
+    find: Callable[[], StoredTensor] = field(compare=False)
+    """Finds them where they are stored."""
 
     def overlaps(self, other: Box) -> bool:
         """Tell whether some elements belong to both."""
@@ -61,19 +62,33 @@ class PiecedTensor(StoredTensor):
 
     def read(self) -> torch.Tensor:
         """Read all pieces into one tensor, in the stored dtype."""
+        if self.shape:
+            return self._read_rows(0, self.shape[0])
+        self.check()
+        return self._piece(self.boxes[0]).read()
+
+    def _read_rows(self, begin: int, end: int) -> torch.Tensor:
+        """Read the pieces that hold elements of some rows, and of each piece only these rows."""
         import torch
 
         self.check()
-        whole = torch.empty(self.shape, dtype=getattr(torch, self.dtype))
+        rows = torch.empty((end - begin, *self.shape[1:]), dtype=getattr(torch, self.dtype))
         for box in self.boxes:
-            piece = box.read()
-            if tuple(piece.shape) != box.sizes or piece.dtype != whole.dtype:
-                raise self._damaged(f"a piece of {list(box.sizes)} is {list(piece.shape)} {piece.dtype}")
-            target = whole
-            for dimension, (offset, size) in enumerate(zip(box.offsets, box.sizes, strict=True)):
-                target = target.narrow(dimension, offset, size)
-            target.copy_(piece)
-        return whole
+            top = box.offsets[0]
+            first, last = max(begin, top), min(end, top + box.sizes[0])
+            if first < last:
+                target = rows[first - begin : last - begin]
+                for dimension in range(1, self.dim()):
+                    target = target.narrow(dimension, box.offsets[dimension], box.sizes[dimension])
+                target.copy_(self._piece(box).rows(first - top, last - top))
+        return rows
+
+    def _piece(self, box: Box) -> StoredTensor:
+        """Return what is stored for a box; raises InputError unless it has the box's shape and the tensor's dtype."""
+        piece = box.find()
+        if piece.shape != box.sizes or piece.dtype != self.dtype:
+            raise self._damaged(f"a piece of {list(box.sizes)} is {list(piece.shape)} {piece.dtype}")
+        return piece
 
     def _damaged(self, reason: str) -> InputError:
         return InputError(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from fromage_cli.checkpoints.checkpoint import Contents, TensorEntry
 from fromage_cli.checkpoints.names.naming import listed
 from fromage_cli.checkpoints.storage.peculiarities import remedy
-from fromage_cli.checkpoints.storage.stored_tensor import WIDTHS
+from fromage_cli.checkpoints.storage.stored_tensor import WIDTHS, StoredTensor, WholeTensor
 from fromage_cli.counting import counted
 
 if TYPE_CHECKING:
@@ -76,11 +76,17 @@ def with_whole_weights(contents: Contents) -> Contents:
             entries[name] = replace(entry, dtype="float32")
         elif name not in scales:
             entries[name] = replace(entry, dtype=f"{packed[name]} {entry.dtype}") if name in packed else entry
+
+    def find(name: str) -> StoredTensor:
+        if name not in scaled:
+            return contents.find(name)
+        return WholeTensor("float32", stored[name].shape, make=lambda: _multiplied(contents, name, scaled[name]))
+
     note = f"Multiplied {counted(len(scaled), 'weight')} of 8 bits by the scales: {listed(list(scaled))}."
     return replace(
         contents,
         entries=entries,
-        read=lambda name: _multiplied(contents, name, scaled[name]) if name in scaled else contents.read(name),
+        find=find,
         notes=(*contents.notes, *((note,) if scaled else ()), *_unread(entries)),
         tied=tuple(group for group in contents.tied if all(name in entries for name in group)),
         spans={name: span for name, span in contents.spans.items() if name in entries and name not in scaled},

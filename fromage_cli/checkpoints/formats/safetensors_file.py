@@ -10,8 +10,9 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fromage_cli.checkpoints.checkpoint import Contents, Span, TensorEntry
 from fromage_cli.checkpoints.names.library_files import HEADER_LIMIT
@@ -20,11 +21,14 @@ from fromage_cli.checkpoints.names.steps import step_in_metadata
 from fromage_cli.checkpoints.storage.files import FileVersion, incomplete, opened, quoted
 from fromage_cli.checkpoints.storage.json_file import CROWDED, is_crowded
 from fromage_cli.checkpoints.storage.sources import Source
-from fromage_cli.checkpoints.storage.stored_tensor import WIDTHS, are_whole_numbers, contiguous_tensor, is_shape
+from fromage_cli.checkpoints.storage.stored_tensor import (
+    WIDTHS,
+    StoredTensor,
+    are_whole_numbers,
+    contiguous_tensor,
+    is_shape,
+)
 from fromage_cli.errors import InputError
-
-if TYPE_CHECKING:
-    import torch
 
 DTYPES = {
     **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "C64": "complex64", "BOOL": "bool"},
@@ -52,18 +56,18 @@ def read_safetensors(path: Path) -> Contents:
     return Contents(
         format="safetensors",
         entries=header.entries,
-        read=lambda name: read_tensor(header, name),
+        find=partial(find_tensor, header),
         metadata=header.metadata,
         step=step_in_metadata(header.metadata),
         spans={name: Span(header.version, *ends) for name, ends in header.spans.items()},
     )
 
 
-def read_tensor(header: Header, name: str) -> torch.Tensor:
-    """Read one tensor's bytes into new memory; raises InputError when the file has changed."""
+def find_tensor(header: Header, name: str) -> StoredTensor:
+    """Return one tensor as a place in the file, whose reading raises InputError when the file has changed."""
     entry, begin = header.entries[name], header.spans[name][0]
     source = Source(header.version.path, header.version.size, header.version)
-    return contiguous_tensor(entry.dtype, entry.shape, lambda at, view: source.read_into(begin + at, view)).read()
+    return contiguous_tensor(entry.dtype, entry.shape, lambda at, view: source.read_into(begin + at, view))
 
 
 def read_header(path: Path) -> Header:

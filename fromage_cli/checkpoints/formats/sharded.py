@@ -58,7 +58,7 @@ def read_sharded(path: Path, read_file: Callable[[Path, Allowance], Contents]) -
     return Contents(
         format="torch-sharded" if torch_shards else "safetensors-sharded",
         entries={name: shards[shard].entries[name] for name, shard in index.files.items()},
-        read=lambda name: shards[index.files[name]].read(name),
+        find=lambda name: shards[index.files[name]].find(name),
         metadata=index.metadata,
         step=step_in_metadata(index.metadata),
         notes=tuple(notes),

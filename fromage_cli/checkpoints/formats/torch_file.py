@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fromage_cli.checkpoints.checkpoint import Contents, Span, entries_of
 from fromage_cli.checkpoints.formats.sharded import texts_in
@@ -25,9 +24,6 @@ from fromage_cli.checkpoints.storage.files import FileVersion, quoted
 from fromage_cli.checkpoints.storage.sources import Source
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor, stored_number
 from fromage_cli.errors import InputError
-
-if TYPE_CHECKING:
-    import torch
 
 PART_BYTES, PART_SECONDS = 1_000_000, 0.1
 """Memory and time that are granted to a part of a file whatever its length: there may be thousands."""
@@ -67,7 +63,7 @@ def read_torch(path: Path, kind: str, choice: Choice = ANY, allowance: Allowance
     return Contents(
         format=kind,
         entries=entries_of(tensors),
-        read=lambda name: _read(tensors[name], name, version),
+        find=lambda name: _dense(tensors[name], name, version),
         metadata=texts_in(around[0]) if around else {},
         step=first_step(around, stored_number),
         key=".".join(chosen.path) or None,
@@ -109,15 +105,15 @@ def load(source: Source, kind: str, allowance: Allowance | None = None) -> Loade
     return Loaded(without_placeholders(unpickled.value), unpickled.names, notes, archive.spans)
 
 
-def _read(tensor: StoredTensor, name: str, version: FileVersion) -> torch.Tensor:
-    """Return a tensor with memory of its own; one whose elements are not stored one by one raises InputError."""
+def _dense(tensor: StoredTensor, name: str, version: FileVersion) -> StoredTensor:
+    """Return the tensor itself; raises InputError unless each element is stored, in a file that is as it was."""
     if tensor.peculiarity:
         raise InputError(
             f"Tensor {name!r} in {quoted(version.path)} is {tensor.peculiarity}; expected a dense tensor.",
             hint="Convert the tensor with the training code, then save again.",
         )
     version.check_unchanged()
-    return tensor.read()
+    return tensor
 
 
 def _tied(version: FileVersion, tensors: Mapping[str, StoredTensor]) -> tuple[tuple[str, ...], ...]:

@@ -6,7 +6,7 @@ import math
 import struct
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from fromage_cli.checkpoints.names.naming import brief
@@ -151,9 +151,7 @@ class StoredTensor:
         """Read it into contiguous memory of its own, in the stored dtype and this machine's byte order."""
         import torch
 
-        storage = self.storage
-        if storage is None or self.peculiarity:
-            raise InputError(f"A tensor is {self.peculiarity}; expected a dense tensor.")
+        storage = self._dense_storage()
         begin, end = self.span
         if self.numel() * self.width > max(MOST_EXPANDED, 2 * storage.size):
             raise InputError(
@@ -169,6 +167,29 @@ class StoredTensor:
         if self.contiguous:
             return flat.reshape(self.shape)
         return flat.as_strided(self.shape, self.stride).clone(memory_format=torch.contiguous_format)
+
+    def rows(self, begin: int, end: int) -> torch.Tensor:
+        """Read rows `begin` to `end` − 1 into contiguous memory of their own, as `read` does; no rows read nothing.
+
+        Rows count along the first dimension. Raises ValueError for rows that it does not have; a scalar has none.
+        """
+        import torch
+
+        if not self.shape or not 0 <= begin <= end <= self.shape[0]:
+            raise ValueError(f"A tensor of shape {list(self.shape)} has no rows {begin} to {end}.")
+        shape = (end - begin, *self.shape[1:])
+        return self._read_rows(begin, end) if math.prod(shape) else torch.empty(shape, dtype=getattr(torch, self.dtype))
+
+    def _read_rows(self, begin: int, end: int) -> torch.Tensor:
+        """Read some rows, which hold elements, and of the storage no more than lies between their elements."""
+        self._dense_storage()
+        return replace(self, shape=(end - begin, *self.shape[1:]), offset=self.offset + begin * self.stride[0]).read()
+
+    def _dense_storage(self) -> Storage:
+        """Return the storage; raises InputError where the elements do not lie in one, each by itself."""
+        if self.storage is None or self.peculiarity:
+            raise InputError(f"A tensor is {self.peculiarity}; expected a dense tensor.")
+        return self.storage
 
     def verify(self) -> None:
         """Raise InputError when the bytes are not those that were written, as far as the format can tell."""
@@ -207,6 +228,10 @@ class WholeTensor(StoredTensor):
     def read(self) -> torch.Tensor:
         """Return what the reader makes."""
         return self.make()
+
+    def _read_rows(self, begin: int, end: int) -> torch.Tensor:
+        """Copy some rows of what the reader makes, so that the rest is not held."""
+        return self.make()[begin:end].clone()
 
 
 def _turn(stored: NDArray[Any], dtype: str) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fromage_cli.checkpoints import TensorEntry
+from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor, WholeTensor
 from fromage_cli.problem.user_code.named_code import named_code
 
 if TYPE_CHECKING:
@@ -104,7 +105,10 @@ def _translated(model: Any, checkpoint: "Checkpoint") -> "Checkpoint":
             stored_names[name] = name
             entries[name] = TensorEntry(name, str(value.dtype).removeprefix("torch."), tuple(value.shape))
 
-    def read(name: str) -> Tensor:
-        return read_converted(origin[name])[name] if name in origin else checkpoint.tensor(name)
+    def find(name: str) -> StoredTensor:
+        if name not in origin:
+            return checkpoint.unread(name)
+        entry = entries[name]
+        return WholeTensor(entry.dtype, entry.shape, make=lambda: read_converted(origin[name])[name])
 
-    return replace(checkpoint, entries=entries, stored_names=stored_names, read=read, spans={}, tied=())
+    return replace(checkpoint, entries=entries, stored_names=stored_names, find=find, spans={}, tied=())

@@ -6,29 +6,67 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fromage_cli.checkpoints.formats.pieces import Box, PiecedTensor
+from fromage_cli.checkpoints.storage.stored_tensor import contiguous_tensor
 from fromage_cli.errors import InputError
 
 
-def box(whole, *spans):
+def stored(tensor, reads=None):
+    """The tensor as a place in a file; the bytes of each read are added to `reads`."""
+    inside = tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+
+    def read_into(begin, view):
+        if reads is not None:
+            reads.append(len(view))
+        view[:] = inside[begin : begin + len(view)]
+
+    return contiguous_tensor(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), read_into)
+
+
+def box(whole, *spans, reads=None):
     """The box of `whole` between the given begin and end of each dimension."""
     part = whole[tuple(slice(*span) for span in spans)]
-    return Box(tuple(begin for begin, _ in spans), tuple(part.shape), lambda: part)
+    return Box(tuple(begin for begin, _ in spans), tuple(part.shape), lambda: stored(part, reads))
 
 
 def pieced(shape, *boxes):
     return PiecedTensor("float32", shape, boxes=boxes, name="'w'")
 
 
-@given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.lists(st.integers(1, 4), min_size=1, max_size=4))
-def test_any_grid_of_boxes_is_put_together(rows, columns):
-    whole = torch.randn(sum(rows), sum(columns))
+def grid(whole, rows, columns, reads=None):
+    """The boxes of a matrix that is cut into so many rows, one after another, and so many columns."""
     tops = [(sum(rows[:i]), sum(rows[: i + 1])) for i in range(len(rows))]
     lefts = [(sum(columns[:i]), sum(columns[: i + 1])) for i in range(len(columns))]
-    boxes = [box(whole, top, left) for top in tops for left in lefts]
+    return [box(whole, top, left, reads=reads) for top in tops for left in lefts]
+
+
+CUTS = st.lists(st.integers(1, 4), min_size=1, max_size=4)
+
+
+@given(CUTS, CUTS)
+def test_any_grid_of_boxes_is_put_together(rows, columns):
+    whole = torch.randn(sum(rows), sum(columns))
+    boxes = grid(whole, rows, columns)
     assert torch.equal(pieced(tuple(whole.shape), *reversed(boxes)).read(), whole)
     if len(boxes) > 1:
         with pytest.raises(InputError, match="its number of elements"):
             pieced(tuple(whole.shape), *boxes[1:]).read()
+
+
+@given(CUTS, CUTS, st.data())
+def test_rows_are_read_from_the_pieces_that_hold_them(rows, columns, data):
+    whole, reads = torch.randn(sum(rows), sum(columns)), []
+    tensor = pieced(tuple(whole.shape), *reversed(grid(whole, rows, columns, reads)))
+    begin = data.draw(st.integers(0, len(whole)))
+    end = data.draw(st.integers(begin, len(whole)))
+    assert torch.equal(tensor.rows(begin, end), whole[begin:end])
+    assert sum(reads) == 4 * (end - begin) * whole.shape[1]
+
+
+def test_rows_of_a_damaged_tensor_are_refused():
+    whole = torch.randn(4, 2)
+    for boxes in ([box(whole, (0, 2), (0, 2))], [Box((0, 0), (4, 2), lambda: stored(whole[:3]))]):
+        with pytest.raises(InputError, match=r"its number of elements|a piece of \[4, 2\] is \[3, 2\]"):
+            pieced((4, 2), *boxes).rows(0, 1)
 
 
 def test_a_scalar_an_empty_tensor_and_empty_pieces():
@@ -56,7 +94,8 @@ def test_more_pieces_than_can_be_compared_are_refused():
     whole = torch.zeros(1, 4000)
     columns = [box(whole, (0, 1), (column, column + 1)) for column in range(4000)]
     assert pieced((1, 4000), *columns).check()
-    corners = [Box(offsets, (1,) * 11, lambda: torch.zeros((1,) * 11)) for offsets in product(range(2), repeat=11)]
+    corner = stored(torch.zeros((1,) * 11))
+    corners = [Box(offsets, (1,) * 11, lambda: corner) for offsets in product(range(2), repeat=11)]
     with pytest.raises(InputError, match="2048 pieces, more than can be checked"):
         pieced((2,) * 11, *corners).check()
 
@@ -65,4 +104,4 @@ def test_pieces_of_another_shape_or_dtype_are_refused():
     wrong = torch.zeros(2, 3, dtype=torch.float64)
     for part, words in [(wrong[:1].float(), r"is \[1, 3\]"), (wrong, "float64")]:
         with pytest.raises(InputError, match=words):
-            pieced((2, 3), Box((0, 0), (2, 3), lambda part=part: part)).read()
+            pieced((2, 3), Box((0, 0), (2, 3), lambda part=part: stored(part))).read()

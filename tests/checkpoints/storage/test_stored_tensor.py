@@ -1,4 +1,5 @@
 import struct
+from itertools import combinations_with_replacement
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from fromage_cli.checkpoints.storage.stored_tensor import (
     OutsideStorage,
     StoredTensor,
+    WholeTensor,
     contiguous_strides,
     dense,
     inline,
@@ -37,6 +39,27 @@ def test_views_are_torchs_or_refused(shape, strides, offset):
     assert torch.equal(read, expected)
     assert read.is_contiguous()
     assert tensor.contiguous == expected.is_contiguous() or 0 in shape
+    for begin, end in combinations_with_replacement(range(shape[0] + 1 if shape else 0), 2):
+        rows = tensor.rows(begin, end)
+        assert torch.equal(rows, read[begin:end])
+        assert rows.is_contiguous()
+        assert rows.untyped_storage().nbytes() <= 4 * rows.numel()
+
+
+def test_rows_that_are_not_there():
+    matrix = dense(STORAGE, "int32", 0, (6, 10), (10, 1))
+    for begin, end in ((-1, 2), (3, 2), (5, 7)):
+        with pytest.raises(ValueError, match=rf"shape \[6, 10\] has no rows {begin} to {end}"):
+            matrix.rows(begin, end)
+    with pytest.raises(ValueError, match=r"shape \[\] has no rows 0 to 0"):
+        dense(STORAGE, "int32", 0, (), ()).rows(0, 0)
+
+
+def test_rows_of_a_tensor_that_is_made_whole_are_a_copy():
+    made = torch.arange(12.0).reshape(4, 3)
+    rows = WholeTensor("float32", (4, 3), make=lambda: made).rows(1, 3)
+    assert torch.equal(rows, made[1:3])
+    assert rows.untyped_storage().nbytes() == 24
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16", "complex64", "int16", "int8", "bool"])
@@ -45,7 +68,9 @@ def test_the_other_byte_order(dtype):
     plain = values.view(torch.uint8).numpy().tobytes()
     width = values.itemsize // 2 if dtype == "complex64" else values.itemsize
     turned = b"".join(plain[begin : begin + width][::-1] for begin in range(0, len(plain), width))
-    assert torch.equal(dense(inline("0", dtype, turned, big_endian=True), dtype, 0, (4,), (1,)).read(), values)
+    tensor = dense(inline("0", dtype, turned, big_endian=True), dtype, 0, (4,), (1,))
+    assert torch.equal(tensor.read(), values)
+    assert torch.equal(tensor.rows(1, 3), values[1:3])
 
 
 def test_expanded_views_are_written_out_up_to_a_limit():
@@ -58,6 +83,8 @@ def test_expanded_views_are_written_out_up_to_a_limit():
 def test_what_has_no_elements_of_its_own():
     with pytest.raises(InputError, match="is sparse"):
         StoredTensor("float32", (2, 2), peculiarity="sparse").read()
+    with pytest.raises(InputError, match="is sparse"):
+        StoredTensor("float32", (2, 2), peculiarity="sparse").rows(0, 1)
 
 
 def test_a_number():
