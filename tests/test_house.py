@@ -79,7 +79,6 @@ TESTED_ELSEWHERE = {
     "diagnostics/state/discontinuities.py": "diagnostics/state/test_continuity.py",
     "diagnostics/state/words.py": "diagnostics/state/test_findings.py",
     "theory/random_draws.py": "probes/lines/test_draws.py",
-    "checkpoints/checkpoint.py": "checkpoints/test_formats.py",
     "checkpoints/formats/distributed_metadata.py": "checkpoints/formats/test_distributed.py",
     "checkpoints/formats/torch_archive.py": "checkpoints/formats/test_torch_file.py",
     "checkpoints/formats/torch_legacy.py": "checkpoints/formats/test_torch_file.py",

@@ -2,7 +2,7 @@
 
     python save_sharded.py DIRECTORY
 
-writes distributed/ (nested), flattened/ (torchtitan's layout), safetensors/ and whole.pt.
+writes distributed/ (nested), flattened/ (torchtitan's layout), safetensors/, columns/ and whole.pt.
 """
 
 import multiprocessing
@@ -16,6 +16,7 @@ import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Shard, distribute_tensor
 
 PROCESSES = 2
 STEP = 7
@@ -50,9 +51,13 @@ def save(rank: int, store: str, directory: Path) -> None:
     dcp.save({**weights, "optimizer": flat, "train_state": trained}, checkpoint_id=directory / "flattened")
     writer = dcp.HuggingFaceStorageWriter(str(directory / "safetensors"), save_distributed=True)
     dcp.save(weights, storage_writer=writer)
+    wide = distribute_tensor(torch.randn(4, 5, dtype=torch.bfloat16), mesh, [Shard(1)])
+    dcp.save({"wide": wide}, checkpoint_id=directory / "columns")
+    columns = wide.full_tensor()
     whole = get_state_dict(model, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     if rank == 0:
-        torch.save({"model": whole[0], "optimizer": whole[1], "step": STEP}, directory / "whole.pt")
+        content = {"model": whole[0], "optimizer": whole[1], "step": STEP, "wide": columns}
+        torch.save(content, directory / "whole.pt")
     dist.barrier()
     dist.destroy_process_group()
 

@@ -1,3 +1,5 @@
+from itertools import combinations
+
 import pytest
 import torch
 from torch import nn
@@ -48,6 +50,8 @@ def test_the_float32_weights_are_put_together_bit_for_bit(saved, trained):
             assert checkpoint.entries[name].shape == tuple(expected.shape)
             assert torch.equal(tensor, expected if trained_one else expected.to(tensor.dtype))
             assert not trained_one or tensor.dtype is torch.float32
+            for begin, end in combinations(range(len(tensor) + 1 if tensor.dim() else 0), 2):
+                assert torch.equal(checkpoint.rows(name, begin, end), tensor[begin:end])
 
 
 def test_the_optimizers_state_is_put_together_too(saved, trained):
@@ -114,6 +118,14 @@ def test_parts_that_do_not_add_up_are_refused(tmp_path, trained, stage, change, 
     directory = write(tmp_path, trained, stage)
     rewrite(directory / "zero_pp_rank_1_mp_rank_00_optim_states.pt", change)
     with pytest.raises(InputError, match=words):
+        open_checkpoint(directory)
+
+
+def test_parts_of_a_frozen_parameter_are_vectors(tmp_path, trained):
+    directory = write(tmp_path, trained, 3)
+    path = directory / "zero_pp_rank_0_mp_rank_00_model_states.pt"
+    rewrite(path, lambda c: c["frozen_param_fragments"].update({"3.bias": torch.ones(3, 3)}))
+    with pytest.raises(InputError, match="not complete"):
         open_checkpoint(directory)
 
 

@@ -3,6 +3,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -62,9 +63,26 @@ def test_uneven_shards_of_two_processes_are_read_bit_for_bit(saved, whole, name,
     for parameter, tensor in checkpoint.items():
         assert checkpoint.entries[parameter].shape == tuple(tensor.shape)
         assert torch.equal(tensor, whole["model"][parameter])
+        for begin, end in combinations(range(len(tensor) + 1), 2):
+            assert torch.equal(checkpoint.rows(parameter, begin, end), tensor[begin:end])
     assert not torch.distributed.is_initialized()
     assert checkpoint.replicas == ()  # torch writes what ranks share once
     assert find_series(saved / name).paths == (saved / name,)
+
+
+def test_rows_of_columns_that_two_processes_saved(saved, whole):
+    checkpoint = open_checkpoint(saved / "columns")
+    assert checkpoint.entries["wide"].dtype == "bfloat16"
+    for begin, end in combinations(range(5), 2):
+        assert torch.equal(checkpoint.rows("wide", begin, end), whole["wide"][begin:end])
+
+
+def test_shards_without_the_rows_are_not_opened(copy, whole):
+    checkpoint = open_checkpoint(copy)
+    (copy / "__1_0.distcp").unlink()
+    assert torch.equal(checkpoint.rows("0.weight", 1, 4), whole["model"]["0.weight"][1:4])
+    with pytest.raises(InputError, match=r"__1_0.distcp' does not exist"):
+        checkpoint.rows("0.weight", 3, 5)
 
 
 @pytest.mark.parametrize("name", ["distributed", "flattened"])

@@ -6,8 +6,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fromage_cli.checkpoints import open_checkpoint
+from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor, WholeTensor
 from fromage_cli.errors import MismatchError
 from fromage_cli.intake import open_problem
+from fromage_cli.problem.networks.hugging_face_weights import as_transformers_reads
 from fromage_cli.problem.networks.layers import trainable_tensors
 from fromage_cli.problem.networks.weights import load_weights, stored_names, weight_reader
 from fromage_cli.terminal.options import BatchOptions, ModelOptions, RunOptions
@@ -150,6 +152,13 @@ def test_names_of_the_checkpoint_and_tensors_that_are_read_again(tmp_path, trans
     assert names[merged] == merged and merged not in checkpoint.entries
     read = weight_reader(model, checkpoint)
     assert all(torch.equal(read(tensor), tensor.parameter) for tensor in tensors)
+    translated = as_transformers_reads(model, checkpoint)
+    for tensor in tensors:
+        rows = translated.rows(tensor.name, 1, 3)
+        assert torch.equal(rows, tensor.parameter[1:3])
+        assert rows.untyped_storage().nbytes() == 4 * rows.numel()
+    assert type(translated.unread(merged)) is WholeTensor
+    assert type(translated.unread("model.layers.1.mlp.gate.weight")) is StoredTensor
 
 
 def test_experts_that_are_merged_are_left_out_for_that_reason(tmp_path, transformers):
