@@ -11,20 +11,12 @@ from fromage_cli.errors import InputError
 
 
 def stored(tensor, reads=None):
-<<<<<<< HEAD
-    """The tensor as a place in a file; where each read begins and its bytes are added to `reads`."""
-=======
     """The tensor as a place in a file; the bytes of each read are added to `reads`."""
->>>>>>> w-rows
     inside = tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
 
     def read_into(begin, view):
         if reads is not None:
-<<<<<<< HEAD
-            reads.append((begin, len(view)))
-=======
             reads.append(len(view))
->>>>>>> w-rows
         view[:] = inside[begin : begin + len(view)]
 
     return contiguous_tensor(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), read_into)
@@ -67,11 +59,7 @@ def test_rows_are_read_from_the_pieces_that_hold_them(rows, columns, data):
     begin = data.draw(st.integers(0, len(whole)))
     end = data.draw(st.integers(begin, len(whole)))
     assert torch.equal(tensor.rows(begin, end), whole[begin:end])
-<<<<<<< HEAD
-    assert sum(count for _, count in reads) == 4 * (end - begin) * whole.shape[1]
-=======
     assert sum(reads) == 4 * (end - begin) * whole.shape[1]
->>>>>>> w-rows
 
 
 def test_rows_of_a_damaged_tensor_are_refused():
@@ -106,12 +94,8 @@ def test_more_pieces_than_can_be_compared_are_refused():
     whole = torch.zeros(1, 4000)
     columns = [box(whole, (0, 1), (column, column + 1)) for column in range(4000)]
     assert pieced((1, 4000), *columns).check()
-<<<<<<< HEAD
-    corners = [Box(offsets, (1,) * 11, lambda: stored(torch.zeros((1,) * 11))) for offsets in product(range(2), repeat=11)]
-=======
     corner = stored(torch.zeros((1,) * 11))
     corners = [Box(offsets, (1,) * 11, lambda: corner) for offsets in product(range(2), repeat=11)]
->>>>>>> w-rows
     with pytest.raises(InputError, match="2048 pieces, more than can be checked"):
         pieced((2,) * 11, *corners).check()
 
