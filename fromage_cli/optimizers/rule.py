@@ -78,6 +78,11 @@ class Rule:
         """Whether its threshold is one of the Hessian preconditioned by second moments."""
         return self.threshold == "adam"
 
+    @property
+    def takes_whole_tensors(self) -> bool:
+        """Whether the step of an entry depends on other entries of its tensor by more than their norm."""
+        return self.matrices_only or self.reads_weights
+
     def load_class(self) -> "type[torch.optim.Optimizer]":
         """The class that steps."""
         module, _, name = self.implementation.rpartition(".")

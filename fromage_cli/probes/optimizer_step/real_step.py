@@ -7,7 +7,7 @@ import inspect
 from collections import defaultdict
 from collections.abc import Mapping
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from fromage_cli.optim import LAMB
 from fromage_cli.optim.tensorwise import TensorwiseOptimizer
 from fromage_cli.optimizers.rule import SGD, Rule
 from fromage_cli.optimizers.settings import MANY_STEPS, Optimizer
-from fromage_cli.shards import part_as
+from fromage_cli.shards import is_sharded, part_as, whole
 from fromage_cli.theory.conversions import stationary_gain
 
 SMALL_RATE = 2.0**-24
@@ -60,6 +60,9 @@ class TensorStep:
 def tensor_step(optimizer: Optimizer, tensor: TensorState) -> TensorStep:
     """The next step of one tensor under the optimizer's rule, in the precision of its gradient."""
     rule = optimizer.rule or SGD
+    if rule.takes_whole_tensors and is_sharded(tensor.gradient):
+        step = tensor_step(optimizer, _put_together(tensor))
+        return TensorStep(part_as(tensor.gradient, step.update), step.shrinkage)
     stands_in = tensor.estimates if not holds(rule, tensor.slot) else None
     settings = {**optimizer.arguments, "lr": 1.0, "weight_decay": 0.0}
     if rule.has("trust_clip") and rule.decay == "coupled":
@@ -78,6 +81,15 @@ def tensor_step(optimizer: Optimizer, tensor: TensorState) -> TensorStep:
         return TensorStep((1.0 + optimizer.momentum * filled if optimizer.nesterov else filled) * plain, shrinkage)
     slot = tensor.slot if holds(rule, tensor.slot) else _filled(rule, stands_in)
     return TensorStep(_update(rule, tensor, slot, coupled, settings), shrinkage)
+
+
+def _put_together(tensor: TensorState) -> TensorState:
+    """The same of a tensor that is spread over ranks, on every rank whole."""
+    estimates = tensor.estimates
+    if estimates is not None:
+        square = None if estimates.square is None else whole(estimates.square)
+        estimates = MomentEstimates(whole(estimates.mean), square)
+    return replace(tensor, weight=whole(tensor.weight), gradient=whole(tensor.gradient), estimates=estimates)
 
 
 def holds(rule: Rule, slot: Mapping[str, Any] | None) -> bool:

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from fromage_cli.checkpoints import OptimizerState
 from fromage_cli.counting import counted
@@ -23,6 +24,7 @@ from fromage_cli.probes.optimizer_step.real_step import load_slot
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
+from fromage_cli.shards import part_as, whole
 
 BATCHES = 5
 """Into which the rows are cut where there are fewer batches: four to train on, and one for losses."""
@@ -123,6 +125,8 @@ class Training:
             self.optimizer = self.rule(groups, lr=rate, **self.settings)  # type: ignore[call-arg]
         except ValueError as error:
             raise UsageError(f"{self.rule.__name__} does not take these settings: {error}.", "Correct them.") from error
+        if self.record.takes_whole_tensors and self.problem.ranks.sharded:
+            self.optimizer = WholeTensorSteps(self.optimizer)
         amsgrad = any(group.get("amsgrad") for group in self.optimizer.param_groups)
         for tensor in self.problem.receiving:
             slot = self.slots.get(tensor.name, (None, {}))[0]
@@ -174,6 +178,39 @@ class Training:
         loss = part.value()
         self.problem.evaluations.forwards += part.rows / self.problem.rows
         return loss
+
+
+class WholeTensorSteps:
+    """Steps of an optimizer that needs whole tensors, on such as are spread over ranks: one after the other.
+
+    What it remembers of an entry is spread as the tensor is; other numbers every rank has.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.rule, self.param_groups = type(optimizer), optimizer.param_groups
+        self.state: dict[Tensor, dict[str, Any]] = {}
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Steps on every tensor that has a gradient."""
+        for group in self.param_groups:
+            settings = {name: value for name, value in group.items() if name != "params"}
+            for spread in group["params"]:
+                if spread.grad is None:
+                    continue
+                tensor = nn.Parameter(whole(spread.detach()).clone())
+                tensor.grad = whole(spread.grad)
+                alone = self.rule([{"params": [tensor], **settings}])
+                alone.state[tensor] = {
+                    name: whole(kept) if isinstance(kept, Tensor) else kept
+                    for name, kept in self.state.get(spread, {}).items()
+                }
+                alone.step()
+                spread.copy_(part_as(spread, tensor.detach()))
+                self.state[spread] = {
+                    name: part_as(spread, kept) if getattr(kept, "shape", None) == spread.shape else kept
+                    for name, kept in alone.state[tensor].items()
+                }
 
 
 @contextmanager
