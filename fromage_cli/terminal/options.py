@@ -357,6 +357,7 @@ def diagnostic(
     defaults: Mapping[str, object] | None = None,
     lasting: bool = False,
     ranks: bool = False,
+    shard: bool = False,
 ) -> Callable[[Command], Command]:
     """A function becomes a command: its groups of options are flattened into flags, `OutputOptions` are always there.
 
@@ -365,6 +366,7 @@ def diagnostic(
     under it must come from `estimate_answer`. `defaults` holds this command's own defaults of shared fields (`fail_on`,
     `device` …). A `lasting` command runs until it is told to end and writes as it goes: it has no bar, no table and no
     file of its answer. Of a command with `ranks` several processes may share the work: it has `--nproc`.
+    With `shard` they may share the weights as well.
     """
 
     def decorated(function: Command) -> Command:
@@ -382,6 +384,8 @@ def diagnostic(
             parameters.pop(name, None)
         if not ranks:
             parameters.pop("nproc", None)
+        if not shard:
+            parameters.pop("shard", None)
         for name, value in (defaults or {}).items():
             parameters[name] = parameters[name].replace(default=value)
         for parameter in parameters.values():

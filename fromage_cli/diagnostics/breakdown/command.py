@@ -52,7 +52,7 @@ EtaOption = Annotated[
 ReloadOption = Annotated[bool, typer.Option(help="Save memory: read the weights from disk again for each step.")]
 
 
-@diagnostic(tables=("layers", "curve", "summary"), estimate=True, ranks=True)
+@diagnostic(tables=("layers", "curve", "summary"), estimate=True, ranks=True, shard=True)
 def command(
     ckpt: CheckpointArgument = None,
     *,

@@ -20,7 +20,7 @@ from fromage_cli.terminal.progress import Work, progress
 from fromage_cli.terminal.words import number
 
 
-@diagnostic(tables=("eigenvalues", "blocks", "summary"), estimate=True, ranks=True)
+@diagnostic(tables=("eigenvalues", "blocks", "summary"), estimate=True, ranks=True, shard=True)
 def command(
     ckpt: CheckpointArgument = None,
     *,

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.distributed.tensor import DTensor, Partial
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn import functional
 from torch.nn.utils import parametrize
+from torch.overrides import TorchFunctionMode
 
 from fromage_cli.problem.networks.layers import GATHERS
 from fromage_cli.shards import is_sharded, together, whole
@@ -56,6 +58,41 @@ class AddUp(torch.autograd.Function):
         return cast(Tensor, Gather.apply(gradients[0], ctx.number)), None, None  # type: ignore[no-untyped-call]
 
 
+class Linear(torch.autograd.Function):
+    """`functional.linear` with a weight that is spread over ranks.
+
+    Its backward pass gathers the weight by itself. What a second derivative adds to the weight's gradient is then added
+    up over ranks at once. Else every rank would hold it whole, for all weights, until the pass comes by again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, data: Tensor, spread: Tensor, gathered: Tensor, bias: Tensor | None, weights: "GatheredWeights"
+    ) -> Tensor:
+        """`gathered`: the whole weight, (out, in); `data`: (…, in)."""
+        ctx.save_for_backward(data)
+        ctx.weights, ctx.spread = weights, spread  # a parameter: what is saved comes back as another object
+        ctx.autocast = torch.is_autocast_enabled(data.device.type)
+        return functional.linear(data, gathered, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Of the data, of the weight's rows and of the bias."""
+        (data,), spread = ctx.saved_tensors, ctx.spread
+        rows = gradients[0].reshape(-1, gradients[0].shape[-1])  # (n, out)
+        by_data = by_weight = by_bias = None
+        with torch.autocast(data.device.type, dtype=torch.bfloat16, enabled=ctx.autocast):
+            if ctx.needs_input_grad[0]:
+                by_data = (rows @ ctx.weights.gather(spread)).to(data.dtype).view(data.shape)
+            if ctx.needs_input_grad[1]:
+                product = (rows.T @ data.reshape(-1, data.shape[-1])).to(spread.dtype)
+                number = ctx.weights.number(spread)
+                by_weight = AddUp.apply(product, spread.detach(), number)  # type: ignore[no-untyped-call]
+            if ctx.needs_input_grad[3]:
+                by_bias = rows.sum(0)
+        return by_data, by_weight, None, by_bias, None
+
+
 class Gathered(nn.Module):
     """A parametrisation: the module's tensor is the whole one, its parameter this rank's rows."""
 
@@ -93,20 +130,40 @@ class GatheredWeights:
         """All rows of a parameter, with their graph; what is whole already stays."""
         if not is_sharded(spread):
             return spread
-        number = self._numbers[id(spread)]
+        number = self.number(spread)
         found: Tensor = Gather.apply(spread, number)  # type: ignore[no-untyped-call]
         self._know(found, spread, number)
         return found
+
+    def number(self, spread: Tensor) -> int:
+        """Which of the model's parameters it is."""
+        return self._numbers[id(spread)]
 
     def _know(self, found: Tensor, spread: Tensor, number: int) -> None:
         """Remembers the memory of a gathered tensor as long as it lasts."""
         storage = found.untyped_storage()
         self._known = {at: known for at, known in self._known.items() if not known[0].expired()}
-        self._known[storage.data_ptr()] = StorageWeakRef(storage), spread.detach(), number
+        self._known[storage.data_ptr()] = StorageWeakRef(storage), spread, number
+
+    def linear(self, data: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
+        """`functional.linear` where the weight was gathered as a whole; None for any other."""
+        known = self._known.get(weight.untyped_storage().data_ptr()) if type(weight) is Tensor else None
+        if known is None or known[0].expired() or not weight.is_contiguous() or weight.shape != known[1].shape:
+            return None
+        found: Tensor = Linear.apply(data, known[1], weight.detach(), bias, self)  # type: ignore[no-untyped-call]
+        return found
 
     @contextmanager
     def left_out_of_graphs(self) -> Iterator[None]:
         """Within it graphs hold no gathered weights: these are gathered again when a backward pass needs them."""
+        weights = self
+
+        class Products(TorchFunctionMode):
+            def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+                found = None
+                if func is functional.linear and torch.is_grad_enabled():
+                    found = weights.linear(*args, **(kwargs or {}))
+                return func(*args, **(kwargs or {})) if found is None else found
 
         def pack(tensor: Tensor) -> Any:
             if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout is not torch.strided:
@@ -120,11 +177,11 @@ class GatheredWeights:
             if isinstance(packed, Tensor):
                 return packed
             spread, number, shape, stride, offset = packed
-            found = whole(spread, number)
+            found = whole(spread.detach(), number)
             self._know(found, spread, number)
             return found.as_strided(shape, stride, offset)
 
-        with saved_tensors_hooks(pack, unpack):
+        with saved_tensors_hooks(pack, unpack), Products():
             yield
 
 
