@@ -2,6 +2,7 @@
 
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 STATUS = Path("/proc/self/status")
@@ -14,6 +15,8 @@ CONFINED = (
     ),
 )
 """What a container may use, and what it uses, in both ways of telling it."""
+M_MMAP_THRESHOLD, LARGE_BLOCK = -3, 4 << 20
+"""glibc's number of that setting (malloc.h), and what it is set to."""
 
 
 def peak_memory() -> int | None:
@@ -70,3 +73,13 @@ def _kernel_count(name: str) -> int | None:
     except OSError:
         return None
     return int(found[1]) * 1024 if found is not None else None
+
+def give_back_large_blocks() -> None:
+    """From now on memory of LARGE_BLOCK bytes or more goes back to the system once it is freed, under glibc.
+
+    glibc raises that limit by itself to 32 MB, and keeps what lies between blocks that are still held.
+    """
+    import ctypes
+
+    with suppress(OSError, AttributeError):  # another system, or another C library
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)

@@ -103,7 +103,10 @@ def _open_anew(
     device, dtype = torch_device(run.device), getattr(torch, run.dtype)
     if run.shard:
         require_shards(checkpoint)
+        from fromage_cli.problem.evaluation.shard_check import require_right_products
         from fromage_cli.problem.networks.sharding import share_weights, spread, without_memory
+
+        require_right_products(device)
     budget.confine(device)
     unnamed = {"model": model.model is None, "loss": batch.loss == "auto"}
     declared.check(*(name for name, left_open in unnamed.items() if left_open))

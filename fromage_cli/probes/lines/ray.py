@@ -158,7 +158,7 @@ def product_norms(problem: Problem, direction: Direction, *, last: bool = False)
     """
     coefficients = {move.tensor.name: move.coefficient for move in direction.moves}
     products = dict.fromkeys(coefficients, 0.0)
-    whole = len(problem.chunks()) == 1 and not problem.ranks.several
+    whole = len(problem.own_chunks()) == 1 and (problem.ranks.sharded or not problem.ranks.several)
     itself = last and direction.along_gradients and whole
 
     def source(tensor: TrainableTensor, gradient: Tensor) -> Tensor:

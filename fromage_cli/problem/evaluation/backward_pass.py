@@ -69,24 +69,27 @@ class BackwardPass:
         """The loss; every gradient has been visited when it returns.
 
         Of several chunks, or ranks, the totals are differentiated, and each gradient is divided by their count in the
-        end; of one chunk the mean is, so that no division is needed.
+        end. Of one chunk the mean is, so that no division is needed; also where each rank has one and the weights are
+        sharded, since the count of all is known before the backward pass.
         """
-        several = len(self.chunks) > 1 or self.ranks.several
+        sharded = self.ranks.sharded
+        several = len(self.chunks) > 1 or (self.ranks.several and not sharded)
         total = count = 0.0
         for index, chunk in enumerate(self.chunks):
             earlier = self._gradients_replaced([None] * len(self.tensors))
             with self.evaluate(chunk) as terms:
                 self._gradients_replaced(earlier)  # by which those of a pass that the loss itself ran are gone
                 last = index == len(self.chunks) - 1
-                self._last = last and (self.ranks.sharded or not self.ranks.several)
+                self._last = last and (sharded or not self.ranks.several)
                 total += float(terms.total.detach())
-                count += require_count(terms.count, 2 if several else 1)
-                if last and self.ranks.sharded:
+                count += terms.count
+                if last and sharded:
                     total, count = self.ranks.sums([total, count])
+                require_count(count, 2 if several else 1)
                 self._divisor = count if several else 1.0
                 # not as an argument of backward(), for which torch imports its symbolic shapes: a third of a second
-                _run_backward(self.scalar(terms.total * (1.0 if several else 1.0 / terms.count)))
-        if self.ranks.several and not self.ranks.sharded:
+                _run_backward(self.scalar(terms.total * (1.0 if several else 1.0 / count)))
+        if self.ranks.several and not sharded:
             total, self._divisor = self._add_up(total, count)
             count = self._divisor
         for tensor in self.tensors:  # what did not arrive whole

@@ -13,6 +13,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from fromage_cli import ranks
 from fromage_cli.checkpoints.names.naming import listed
 from fromage_cli.errors import MismatchError
+from fromage_cli.process_memory import give_back_large_blocks
 from fromage_cli.problem.networks.gathering import gather_in_forward
 from fromage_cli.shards import contiguous_strides, own_rows, whole_numbers
 
@@ -45,6 +46,7 @@ def spread(model: nn.Module, device: torch.device) -> None:
     Raises MismatchError for modules that hold weights in a second place, as recurrent ones do.
     """
     refuse_hidden_weights(model)
+    give_back_large_blocks()
     found = ranks.current()
     mesh = init_device_mesh(device.type, (found.count,))
     made: dict[int, nn.Parameter] = {}
