@@ -104,5 +104,3 @@ def _expansion(
     if curvature.requires_grad:  # an output that is linear in the weights has none
         (second,) = torch.autograd.grad(curvature, cotangent, retain_graph=True, materialize_grads=True)
     return Expansion(output.detach(), first.detach(), second.detach(), target, chunk)
-
-
