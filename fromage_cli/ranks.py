@@ -141,6 +141,12 @@ class Ranks:
         self._reduce(total)
         return [float(value) for value in total]
 
+    def of_each(self, number: float) -> list[float]:
+        """Return the number of every rank, in their order; a rank that has to decide by its own takes all of them."""
+        mine = [0.0] * self.count
+        mine[self.index] = number
+        return self.sums(mine)
+
     def any(self, flag: bool) -> bool:
         """Return whether it is so on any rank."""
         return self.sums([float(flag)])[0] > 0.0
@@ -150,9 +156,7 @@ class Ranks:
 
         `what`: what it is the checksum of, as in "batch". Numbers are below 2^32.
         """
-        mine = [0.0] * self.count
-        mine[self.index] = float(number)
-        numbers = self.sums(mine)
+        numbers = self.of_each(float(number))
         if others := [rank for rank, one in enumerate(numbers) if one != numbers[0]]:
             raise MismatchError(
                 f"Rank {others[0]} has another {what} than rank 0.",

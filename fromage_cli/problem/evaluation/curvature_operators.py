@@ -61,8 +61,10 @@ def has_gauss_newton(problem: Problem) -> bool:
 
 @contextmanager
 def twice_differentiated(problem: Problem, chunk: Batch) -> Iterator[None]:
-    """One evaluation whose gradient is differentiated again. Raises MismatchError where that is not possible."""
-    problem.budget.check()
+    """One evaluation whose gradient is differentiated again. Raises MismatchError where that is not possible.
+
+    Looks at no limit, which ranks do together: they may have different numbers of chunks.
+    """
     with problem.evaluation(chunk), double_backward(problem.model), second_derivative_explained():
         yield
 
@@ -74,9 +76,11 @@ def _operator(problem: Problem, space: WeightSpace, graph: Graph) -> Iterator[Op
     The kept graph lives inside one evaluation: putting buffers back would make it refuse to run.
     """
     chunks, ranks = problem.own_chunks(), problem.ranks
+    problem.budget.check()
     problem.drop_gradients()
 
     def rebuilt(vector: Tensor) -> Tensor:
+        problem.budget.check()
         parts, total, count = space.split(vector), torch.zeros_like(vector), 0.0
         for chunk in chunks:
             with twice_differentiated(problem, chunk):
@@ -92,7 +96,6 @@ def _operator(problem: Problem, space: WeightSpace, graph: Graph) -> Iterator[Op
             yield rebuilt
             return
         with problem.evaluation(chunks[0]), double_backward(problem.model):
-            problem.budget.check()
             with second_derivative_explained():
                 product, count = graph(problem, chunks[0], space.weights)
 

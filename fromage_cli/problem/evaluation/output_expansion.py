@@ -38,12 +38,13 @@ class Expansion:
 
 
 def expand_outputs(problem: Problem, space: WeightSpace, direction: Sequence[Tensor]) -> list[Expansion]:
-    """The expansion of every chunk along a direction, tensors shaped as the weights.
+    """The expansion of every chunk of this rank's rows along a direction, tensors shaped as the weights.
 
     For losses that are a known function of the output. Raises MismatchError without a second derivative.
     """
+    problem.budget.check()
     found = []
-    for chunk in problem.chunks():
+    for chunk in problem.own_chunks():
         with twice_differentiated(problem, chunk):
             output, target = predict(problem.model, chunk)
             found.append(_expansion(output, target, space.weights, direction))
@@ -57,7 +58,8 @@ def model_loss(problem: Problem, expansions: Sequence[Expansion], distance: floa
     assert isinstance(loss, SupervisedLoss)
     with torch.no_grad():
         terms = [loss.terms(expansion.at(distance), expansion.target) for expansion in expansions]
-    return float(sum(float(term.total) for term in terms) / sum(term.count for term in terms))
+    total, count = problem.ranks.sums([sum(float(term.total) for term in terms), sum(term.count for term in terms)])
+    return total / count
 
 
 def model_gradient(problem: Problem, space: WeightSpace, displacement: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
@@ -67,8 +69,9 @@ def model_gradient(problem: Problem, space: WeightSpace, displacement: Sequence[
     """
     loss = problem.loss
     assert isinstance(loss, SupervisedLoss)
+    problem.budget.check()
     total, count, gradient = 0.0, 0.0, [torch.zeros_like(weight) for weight in space.weights]
-    for chunk in problem.chunks():
+    for chunk in problem.own_chunks():
         with twice_differentiated(problem, chunk):
             output, target = predict(problem.model, chunk)
             leaf = _expansion(output, target, space.weights, displacement).at().requires_grad_()
@@ -80,6 +83,8 @@ def model_gradient(problem: Problem, space: WeightSpace, displacement: Sequence[
         total, count = total + float(terms.total.detach()), count + terms.count
         for whole, first, second in zip(gradient, pulled, turned, strict=True):
             whole.add_(first.detach() + second)
+    problem.ranks.add_up(gradient)
+    total, count = problem.ranks.sums([total, count])
     problem.evaluations.hessian_vector_products += EXPANSION_PRODUCTS + 1.0
     return total / count, [part.div_(count) for part in gradient]
 
