@@ -44,10 +44,11 @@ def run_ranks(count: int, function: Callable[..., Any], *args: Any, limit: float
                 index = waiting.pop(receiver)  # type: ignore[call-overload]
                 found[index] = _received(index, receiver)  # type: ignore[arg-type]
     finally:
-        for process in processes:
-            if process.pid is not None:
-                process.kill()
-                process.join()
+        started = [process for process in processes if process.pid is not None]
+        for process in started:
+            process.kill()
+        for process in started:
+            process.join()
     return [found[index] for index in range(count)]
 
 
@@ -69,6 +70,8 @@ def _received(index: int, receiver: Connection) -> Any:
 
 def _run(index: int, count: int, port: int, sender: Connection, function: Callable[..., Any], args: Any) -> None:
     torch.set_num_threads(1)
+    with open(os.devnull, "w") as nowhere:  # noqa: PTH123  # torch tells every rank's loss of every other
+        os.dup2(nowhere.fileno(), 2)
     try:
         with ranks.scope():
             ranks.join(ranks.Place(index, count, index, "localhost", port))

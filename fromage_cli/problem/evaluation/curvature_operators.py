@@ -78,6 +78,14 @@ def _operator(problem: Problem, space: WeightSpace, graph: Graph) -> Iterator[Op
     chunks, ranks = problem.own_chunks(), problem.ranks
     problem.budget.check()
     problem.drop_gradients()
+    targets: list[float] = []
+    """Of all rows, once a product has been made."""
+
+    def mean(total: Tensor, own: float) -> Tensor:
+        ranks.add_up([total])
+        targets[:] = targets or ranks.sums([own])
+        problem.evaluations.hessian_vector_products += 1
+        return total / targets[0]
 
     def rebuilt(vector: Tensor) -> Tensor:
         problem.budget.check()
@@ -87,9 +95,7 @@ def _operator(problem: Problem, space: WeightSpace, graph: Graph) -> Iterator[Op
                 product, size = graph(problem, chunk, space.weights)
                 total += space.flat(product(parts))
             count += size
-        ranks.add_up([total])
-        problem.evaluations.hessian_vector_products += 1
-        return total / ranks.sums([count])[0]
+        return mean(total, count)
 
     try:
         if len(chunks) != 1:
@@ -102,10 +108,7 @@ def _operator(problem: Problem, space: WeightSpace, graph: Graph) -> Iterator[Op
             def retained(vector: Tensor) -> Tensor:
                 problem.budget.check()
                 with second_derivative_explained():
-                    result = space.flat(product(space.split(vector)))
-                ranks.add_up([result])
-                problem.evaluations.hessian_vector_products += 1
-                return result / ranks.sums([count])[0]
+                    return mean(space.flat(product(space.split(vector))), count)
 
             yield retained
     finally:
