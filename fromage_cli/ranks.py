@@ -238,6 +238,11 @@ def scope() -> Iterator[None]:
                 distributed.destroy_process_group()
 
 
+def take_place(place: Place | None) -> None:
+    """From now on this is one of several ranks that have not met yet, of which the first speaks; None: it is alone."""
+    _CURRENT.set(ALONE if place is None else Ranks(place.index, place.count, place.local))
+
+
 def join(place: Place) -> Ranks:
     """From now on this process and the others that were started with it make one measurement.
 
@@ -248,7 +253,7 @@ def join(place: Place) -> Ranks:
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]
     from torch.distributed.rendezvous import rendezvous
 
-    _CURRENT.set(Ranks(place.index, place.count, place.local))
+    take_place(place)
     if place.address:
         os.environ |= {"MASTER_ADDR": place.address, "MASTER_PORT": str(place.port)}
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"

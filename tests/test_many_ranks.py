@@ -20,6 +20,7 @@ from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request as Ra
 from fromage_cli.missing import found_of
 from fromage_cli.optimizers.settings import Given, Optimizer
 from fromage_cli.probes.hypergradients.validation import Validation, validation_parts
+from fromage_cli.probes.structure.depth import measure_depth
 from fromage_cli.probes.structure.function_distance import function_distance
 from fromage_cli.probes.structure.invariance import measure_invariance
 from fromage_cli.problem.evaluation.problem import Problem
@@ -35,7 +36,7 @@ FOUND_BY_SEARCH = (".critical_sharpness", ".first_step_sharpness", ".quadratic",
 EXACT, SEARCHED = 1e-12, 1e-10
 
 
-CASES = ("hundred", "ignored", "tied", "micro-batches", "two batches")
+CASES = ("hundred", "ignored", "tied", "residual", "micro-batches", "two batches")
 
 
 def breakdown(problem: Problem) -> Any:
@@ -113,6 +114,15 @@ def test_sixty_four_ranks_of_a_hundred_rows_and_of_ten() -> None:
 @pytest.mark.parametrize("command", ["suggest-lr", "sharpness"])
 def test_twelve_ranks_of_a_hundred_rows_and_of_ten(command: str) -> None:
     require_numbers_of_one_process(12, [(command, "hundred"), (command, "ignored")])
+
+
+@pytest.mark.parametrize("case", ["residual", "tied"])
+def test_the_depth_of_ranks_without_rows_and_of_different_graphs(case: str) -> None:
+    alone = measure_depth(problem_of(case))
+    found = run_ranks(12, lambda: measure_depth(problem_of(case)))
+    assert (alone.effective or 0.0) > 1.0
+    assert [(each.count, each.path) for each in found] == [(alone.count, alone.path)] * 12
+    assert [each.effective for each in found] == [pytest.approx(alone.effective, rel=EXACT)] * 12
 
 
 def test_outputs_are_as_far_apart_as_in_one_process(tmp_path: Path) -> None:

@@ -33,12 +33,30 @@ class Tied(nn.Module):
         return functional.linear(hidden.tanh(), self.table.weight)
 
 
+class Residual(nn.Module):
+    """Two branches, each added to what it reads, and a vector that is added to every row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+        self.shift, self.head = nn.Parameter(torch.randn(1, 4)), nn.Linear(4, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Scores, (rows, 3)."""
+        hidden = inputs + self.shift
+        for branch in self.branches:
+            hidden = hidden + branch(hidden).tanh()
+        return self.head(hidden)
+
+
 def problem_of(case: str, dtype: torch.dtype = torch.float64) -> Problem:
     """The problem of a case."""
     torch.manual_seed(0)
     rows = {"uneven": 8, "one row": 1, "hundred": 100}.get(case, 10)
     network: nn.Module = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
     inputs, targets = torch.randn(rows, 4, dtype=dtype), torch.randint(3, (rows,))
+    if case == "residual":
+        network = Residual()
     if case == "ignored":
         targets[:6] = -100
     if case == "tied":
