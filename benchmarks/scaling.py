@@ -4,7 +4,7 @@
     python benchmarks/scaling.py cost [--rounds N]
     python benchmarks/scaling.py report [--plot FILE]
 
-`ranks`: two ranks of one thread each against one, on a perceptron of a million parameters. Both are measured in turns
+`ranks`: two ranks of one thread each against one, on a perceptron of 0.3 million parameters. Both are measured in turns
 by the same two processes, once those run, and so are the whole commands with their start; goal 1.7 for the measuring.
 Another process that computes beside it makes the seconds of the clock worse, and those of two ranks most. So the
 processor's seconds stand beside them, for two ranks those of the busier one, without what it waits. `cost`: a breakdown
@@ -44,9 +44,9 @@ from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.losses.losses import resolve_loss
 
 RESULTS = Path(__file__).parent / "results" / "scaling.csv"
-POINTS, SIMULATED = 17, 1
-COMPUTE_BOUND = (512, 4096)
-"""Width of the perceptron, a million parameters, and rows."""
+POINTS, SIMULATED, TOLERANCE = 17, 1, "1e-2"
+COMPUTE_BOUND = (256, 16384)
+"""Width of the perceptron, a quarter of a million parameters, and rows."""
 WIDTHS = (208, 304, 448, 640, 960, 1440, 2080)
 ROWS = (640, 1280, 3200, 6400, 12800, 32000, 64000)
 COUNTS = (5, 10, 25, 50, 100, 250, 500)
@@ -111,9 +111,9 @@ def breakdown(problem: Problem, points: int = POINTS) -> None:
 
 
 def sharpness(problem: Problem) -> None:
-    """As the command measures it, with a few steps of the quadratic model."""
+    """As the command measures it, at a low tolerance and with one step of the quadratic model."""
     optimizer = Optimizer("adamw", learning_rate=1e-3)
-    request = Request(simulated_steps=SIMULATED)
+    request = Request(simulated_steps=SIMULATED, tolerance=float(TOLERANCE))
     measure_sharpness(problem, problem.receiving, optimizer, None, request=request)
 
 
@@ -183,7 +183,7 @@ def compare_ranks(rounds: int) -> list[Line]:
                 for count in (1, 2):
                     words = [command, "--model", "net.py:build", "--batch", "net.py:rows", "--nproc", str(count)]
                     words += ["--optimizer", "adamw", "--lr", "1e-3"] if command == "sharpness" else []
-                    words += ["--simulate", str(SIMULATED)] if command == "sharpness" else []
+                    words += ["--simulate", str(SIMULATED), "--tolerance", TOLERANCE] if command == "sharpness" else []
                     began = time.perf_counter()
                     subprocess.run(
                         [sys.executable, "-m", "fromage_cli", *words, "--json"],

@@ -1,13 +1,15 @@
 """Whole measurements by many ranks, against those of one process: every number of every command."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import save_file
 
+from fromage_cli import ranks
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.diagnostics.breakdown.direction_option import make_direction
 from fromage_cli.diagnostics.breakdown.measure import measure as measure_breakdown
@@ -19,10 +21,16 @@ from fromage_cli.diagnostics.suggest_lr.measure import measure as measure_rates
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request as Rates
 from fromage_cli.missing import found_of
 from fromage_cli.optimizers.settings import Given, Optimizer
+from fromage_cli.probes.hypergradients import unrolled
+from fromage_cli.probes.hypergradients.hyperparameters import values_of
+from fromage_cli.probes.hypergradients.training_steps import TrainingSteps
 from fromage_cli.probes.hypergradients.validation import Validation, validation_parts
+from fromage_cli.probes.optimizer_step.matched_state import match_state
 from fromage_cli.probes.structure.depth import measure_depth
 from fromage_cli.probes.structure.function_distance import function_distance
 from fromage_cli.probes.structure.invariance import measure_invariance
+from fromage_cli.probes.trial_runs.rate_probe import step_seconds
+from fromage_cli.probes.trial_runs.training import Training, training_rows
 from fromage_cli.problem.evaluation.problem import Problem
 from tests.forked_ranks import run_ranks
 from tests.problem.evaluation.rows_of_ranks import problem_of
@@ -44,7 +52,7 @@ def breakdown(problem: Problem) -> Any:
     return measure_breakdown(problem, direction, ETAS, show_vectors=True)
 
 
-def rates(problem: Problem) -> Any:
+def learning_rates(problem: Problem) -> Any:
     return measure_rates(problem, problem.receiving, ADAM, None, request=Rates(batch_size=5))
 
 
@@ -63,7 +71,7 @@ def hyperparameters(problem: Problem) -> Any:
 
 COMMANDS: dict[str, Callable[[Problem], Any]] = {
     "breakdown": breakdown,
-    "suggest-lr": rates,
+    "suggest-lr": learning_rates,
     "sharpness": sharpness,
     "hypergrad": hyperparameters,
     "norms": measure_invariance,
@@ -123,6 +131,35 @@ def test_the_depth_of_ranks_without_rows_and_of_different_graphs(case: str) -> N
     assert (alone.effective or 0.0) > 1.0
     assert [(each.count, each.path) for each in found] == [(alone.count, alone.path)] * 12
     assert [each.effective for each in found] == [pytest.approx(alone.effective, rel=EXACT)] * 12
+
+
+def test_ranks_go_by_the_slowest_step() -> None:
+    def slowest() -> float:
+        problem, step = problem_of("hundred"), Training.step
+        if ranks.current().index == 1:
+            Training.step = lambda *given: (time.sleep(0.2), step(*given))[1]  # type: ignore[method-assign]
+        return step_seconds(match_state(problem, ADAM, None), training_rows(problem))
+
+    first, *others = run_ranks(3, slowest)
+    assert first >= 0.2 and others == [first] * 2
+
+
+def test_ranks_hold_as_many_states_as_fit_on_the_smallest_machine() -> None:
+    """Ten steps hold 13 states where there is room, else 11; a state has the weights and two moments."""
+
+    def copies(free: tuple[float | None, ...]) -> int | None:
+        problem = replace(problem_of("hundred"), mode="train")
+        matched = match_state(problem, ADAM, None)
+        names = [tensor.name for tensor in problem.receiving]
+        steps = TrainingSteps(matched, [problem.batch] * 10, values_of(matched, 1e-2, {}, names))
+        size = 3 * sum(tensor.parameter.nbytes for tensor in steps.tensors)
+        own = free[ranks.current().index]
+        unrolled.free_memory = lambda *_: None if own is None else int(own * 2 * size / unrolled.SHARE)
+        return unrolled.copies_that_fit(steps)
+
+    assert run_ranks(2, copies, (13.5, 13.5)) == [None, None]
+    assert run_ranks(2, copies, (13.5, 12.5)) == [8, 8]
+    assert run_ranks(2, copies, (1.0, None)) == [None, None]
 
 
 def test_outputs_are_as_far_apart_as_in_one_process(tmp_path: Path) -> None:
