@@ -169,7 +169,7 @@ class Intake:
             problem=replace(self.record, noise=noise),
             provenance=provenance(self.problem),
             header=(*self.header, *answer.header),
-            notes=(*self.notes, *drawn, *answer.notes),
+            notes=(*self.notes, *self.problem.fitting, *drawn, *answer.notes),
             details=(*self.details, *answer.details),
             findings=(*self.findings, *([one_draw_of_many(noise)] if noise is not None else []), *answer.findings),
             settings={**self.settings, **answer.settings},
@@ -221,6 +221,7 @@ class Intake:
         loss = self.problem.loss.name
         return {
             "mode": self.problem.mode,
+            "micro_batch": self.problem.micro_batch,
             "device": str(self.problem.device),
             "loss": loss if loss in BUILT_IN_LOSSES or ":" in loss else "auto",
             "batch": self.problem.batch.source,

@@ -91,6 +91,7 @@ def _open_anew(
     with progress("loading torch"):
         import torch
 
+        from fromage_cli.problem.evaluation.fitting import fitted
         from fromage_cli.problem.evaluation.problem import Problem
         from fromage_cli.problem.losses.losses import are_one_hot, resolve_loss
         from fromage_cli.problem.losses.summed_loss import SummedLoss, recognise_sum
@@ -151,7 +152,7 @@ def _open_anew(
     evaluations = problem.evaluations
     evaluations.doing = "checking that the loss is the same when computed twice"
     with progress("", work=Work(lambda: 0.0, lambda: evaluations.doing)):  # it says what goes on before the measuring
-        problem.require_steadiness()
+        fitted(problem, problem.require_steadiness)
     several = f"{len(problem.batches)} batches, " if further else ""
     rows = f"batch: {several}{counted(problem.rows, 'row')} from {data.source}; loss: {loss.name}; mode: {mode}"
     doubts = [SUMMED_LOSS] if isinstance(loss, SummedLoss) else []

@@ -1,14 +1,14 @@
 """One backward pass over all chunks, each gradient handed over as soon as it is complete."""
 
-from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from fromage_cli.errors import FromageError, MismatchError
+from fromage_cli.errors import FromageError, MismatchError, OutOfMemory
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.losses.loss_terms import LossTerms
 from fromage_cli.problem.networks.layers import TrainableTensor
@@ -68,6 +68,17 @@ class BackwardPass:
         Of several chunks, or ranks, the totals are differentiated, and each gradient is divided by their count in the
         end; of one chunk the mean is, so that no division is needed.
         """
+        with failing_together(self.ranks):
+            total, count = self._over_chunks()
+        if self.ranks.several:
+            total, self._divisor = self._add_up(total, count)
+            count = self._divisor
+        for tensor in self.tensors:  # what did not arrive whole
+            self._hand_over(tensor)
+        return total / require_count(count)
+
+    def _over_chunks(self) -> tuple[float, float]:
+        """Leaves the gradient of this rank's rows in `.grad`, and gives their total and count."""
         several = len(self.chunks) > 1 or self.ranks.several
         total = count = 0.0
         for index, chunk in enumerate(self.chunks):
@@ -80,12 +91,7 @@ class BackwardPass:
                 self._divisor = count if several else 1.0
                 # not as an argument of backward(), for which torch imports its symbolic shapes: a third of a second
                 _run_backward(self.scalar(terms.total * (1.0 if several else 1.0 / terms.count)))
-        if self.ranks.several:
-            total, self._divisor = self._add_up(total, count)
-            count = self._divisor
-        for tensor in self.tensors:  # what did not arrive whole
-            self._hand_over(tensor)
-        return total / require_count(count)
+        return total, count
 
     def arrived(self, tensor: TrainableTensor) -> None:
         """Hands over the gradient of a tensor that nothing more will be added to."""
@@ -123,6 +129,20 @@ class BackwardPass:
         tensor.parameter.grad = None
         gradient = gradient.to_dense() if gradient.is_sparse else gradient
         self.visit(tensor, gradient.div_(self._divisor) if self._divisor != 1.0 else gradient)
+
+
+@contextmanager
+def failing_together(ranks: Ranks) -> Iterator[None]:
+    """Where memory runs out on one rank within the block, OutOfMemory is raised on all: no sum waits for that one."""
+    lacking: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        if not ranks.several or not out_of_memory(error):
+            raise
+        lacking = error
+    if ranks.any(lacking is not None):
+        raise lacking or OutOfMemory("Memory ran out on another rank.", "Use a smaller batch, or give --micro-batch N.")
 
 
 def _run_backward(loss: Tensor) -> None:

@@ -12,6 +12,7 @@ from torch.nn import functional
 from fromage_cli import ranks
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, gauss_newton, hessian
+from fromage_cli.problem.evaluation.fitting import fitted
 from fromage_cli.problem.evaluation.linearised_loss import linearised_losses
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.evaluation.streamed_hessian import visit_hessian_vector_product
@@ -34,12 +35,24 @@ class Tied(nn.Module):
         return functional.linear(hidden.tanh(), self.table.weight)
 
 
+class SmallMemory(nn.Linear):
+    """A layer that fails on one rank above so many rows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores, (rows, 6)."""
+        if os.environ.get("RANK") == "1" and len(x) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB")
+        return super().forward(x)
+
+
 def problem_of(case: str) -> Problem:
     """The problem of a case, in float64."""
     torch.manual_seed(0)
     rows = {"uneven": 8, "one row": 1}.get(case, 10)
     network: nn.Module = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
     inputs, targets = torch.randn(rows, 4, dtype=torch.float64), torch.randint(3, (rows,))
+    if case == "memory":
+        network = nn.Sequential(SmallMemory(4, 6), nn.Tanh(), nn.Linear(6, 3))
     if case == "ignored":
         targets[:6] = -100
     if case == "tied":
@@ -50,7 +63,11 @@ def problem_of(case: str) -> Problem:
     if case == "two batches":
         batch, further = batch.rows(0, 3), (batch.rows(3, 10),)
     loss = resolve_loss("cross-entropy", network, batch)
-    return Problem(network, loss, batch, further=further, micro_batch=2 if case == "micro-batches" else None)
+    found = Problem(network, loss, batch, further=further, micro_batch=2 if case == "micro-batches" else None)
+    fitted(found, found.require_steadiness)
+    if case == "memory" and found.ranks.several:
+        assert found.micro_batch == 2
+    return found
 
 
 def numbers(problem: Problem) -> dict[str, list[float]]:

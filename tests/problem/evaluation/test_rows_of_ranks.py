@@ -31,7 +31,7 @@ def alone_and_together(count: int, case: str) -> tuple[dict[str, list[float]], d
 
 CASES = [
     *((2, "plain"), (3, "uneven"), (2, "micro-batches"), (3, "ignored")),
-    *((2, "tied"), (2, "one row"), (2, "two batches")),
+    *((2, "tied"), (2, "one row"), (2, "two batches"), (3, "memory")),
 ]
 
 
