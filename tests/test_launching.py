@@ -129,6 +129,7 @@ def test_ranks_whose_memory_is_too_small_take_chunks_together(tmp_path: Path) ->
     explicit = run(*words, "--micro-batch", "2", "--json", RANK="0", WORLD_SIZE="1")
     assert (code, other, nothing, silent) == (0, 0, "", "")
     first, second = json.loads(out), json.loads(explicit.stdout)
+    assert first["tool"]["ranks"] == 2 and second["tool"]["ranks"] == 1
     assert first["settings"]["micro_batch"] == 2 and "evaluated in chunks of 2 rows." in err
     assert first["result"]["eigenvalues"][0]["value"] == pytest.approx(
         second["result"]["eigenvalues"][0]["value"], rel=1e-9

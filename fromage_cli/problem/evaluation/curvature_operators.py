@@ -1,13 +1,14 @@
 """Curvature as a map of vectors: the Hessian of the loss and its Gauss-Newton part, one graph for many products."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from fromage_cli.problem.conditions.double_backward import double_backward, second_derivative_explained
 from fromage_cli.problem.data.batches import Batch
+from fromage_cli.problem.evaluation.backward_pass import failing_together
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.losses.supervised_losses import SupervisedLoss, predict
 from fromage_cli.problem.networks.layers import TrainableTensor
@@ -78,33 +79,37 @@ def _operator(problem: Problem, space: WeightSpace, graph: Graph) -> Iterator[Op
 
     def rebuilt(vector: Tensor) -> Tensor:
         parts, total, count = space.split(vector), torch.zeros_like(vector), 0.0
-        for chunk in chunks:
-            with twice_differentiated(problem, chunk):
-                product, size = graph(problem, chunk, space.weights)
-                total += space.flat(product(parts))
-            count += size
+        with failing_together(ranks):
+            for chunk in chunks:
+                with twice_differentiated(problem, chunk):
+                    product, size = graph(problem, chunk, space.weights)
+                    total += space.flat(product(parts))
+                count += size
         ranks.add_up([total])
         problem.evaluations.hessian_vector_products += 1
         return total / ranks.sums([count])[0]
 
     try:
-        if len(chunks) != 1:
-            yield rebuilt
-            return
-        with problem.evaluation(chunks[0]), double_backward(problem.model):
-            problem.budget.check()
-            with second_derivative_explained():
-                product, count = graph(problem, chunks[0], space.weights)
+        with ExitStack() as kept:
+            whole: list[tuple[Product, float]] = []
+            with failing_together(ranks):
+                if len(chunks) == 1:
+                    kept.enter_context(problem.evaluation(chunks[0]))
+                    kept.enter_context(double_backward(problem.model))
+                    problem.budget.check()
+                    with second_derivative_explained():
+                        whole.append(graph(problem, chunks[0], space.weights))
 
             def retained(vector: Tensor) -> Tensor:
                 problem.budget.check()
-                with second_derivative_explained():
+                ((product, count),) = whole
+                with failing_together(ranks), second_derivative_explained():
                     result = space.flat(product(space.split(vector)))
                 ranks.add_up([result])
                 problem.evaluations.hessian_vector_products += 1
                 return result / ranks.sums([count])[0]
 
-            yield retained
+            yield retained if whole else rebuilt
     finally:
         problem.drop_gradients()
 
