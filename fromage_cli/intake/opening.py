@@ -73,7 +73,7 @@ def open_problem(
 
     budget = Budget(run.time_limit, run.max_memory)  # from here on: loading torch takes its time too
     place = ckpt if ckpt is None or isinstance(ckpt, str) else ckpt.place
-    key = repr((place, model, batch, run.device, run.dtype, run.seed, run.autocast, spare, in_loss))
+    key = repr((place, model, batch, run.device, run.dtype, run.seed, run.autocast, run.recompute, spare, in_loss))
     options = (model, batch, run)
     return shared(key, budget, lambda: _open_anew(ckpt, options, budget, spare=spare, in_loss=in_loss))
 
@@ -95,7 +95,7 @@ def _open_anew(
         from fromage_cli.problem.evaluation.problem import Problem
         from fromage_cli.problem.losses.losses import are_one_hot, resolve_loss
         from fromage_cli.problem.losses.summed_loss import SummedLoss, recognise_sum
-        from fromage_cli.problem.networks.models import build_model, converted
+        from fromage_cli.problem.networks.models import converted
         from fromage_cli.problem.networks.unsupported import refuse_unsupported
         from fromage_cli.problem.networks.weights import load_weights
 
@@ -103,9 +103,9 @@ def _open_anew(
     budget.confine(device)
     unnamed = {"model": model.model is None, "loss": batch.loss == "auto"}
     declared.check(*(name for name, left_open in unnamed.items() if left_open))
-    build = partial(build_model, model.model or "auto", model.model_arguments, checkpoint, declared)
+    build = partial(_built, model, run, checkpoint, declared)
     with progress("building the network"):
-        network, description = build(seed=run.seed)
+        network, description = build(run.seed)
     notes = (*(checkpoint.notes if checkpoint is not None else ()), *declared.notes)
     refuse_unsupported(network)
     converted(network, dtype)
@@ -163,11 +163,24 @@ def _open_anew(
         declared,
         description,
         notes,
-        build=lambda seed: build(seed=seed)[0],
+        build=lambda seed: build(seed)[0],
         findings=tuple(doubts),
         network=model.model or declared.model or "auto",
         details=(*(checkpoint.picked if checkpoint is not None else ()), f"model: {description}", rows),
     )
+
+
+def _built(
+    model: ModelOptions, run: RunOptions, checkpoint: Checkpoint | None, declared: Declared, seed: int
+) -> tuple[nn.Module, str]:
+    """The network with weights drawn from a seed, computing as asked for, and how it is described."""
+    from fromage_cli.problem.networks.models import build_model
+    from fromage_cli.problem.networks.recomputation import recompute_activations
+
+    network, description = build_model(model.model or "auto", model.model_arguments, checkpoint, declared, seed=seed)
+    if run.recompute:
+        recompute_activations(network)
+    return network, description
 
 
 def require_one_problem(network: nn.Module, batches: Sequence[Batch]) -> None:

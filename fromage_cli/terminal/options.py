@@ -272,6 +272,10 @@ class RunOptions:
             help="Start N processes that share the rows. 1: alone, also under srun and torchrun.",
         ),
     ] = None
+    recompute: Annotated[
+        bool,
+        _option("Run", "--recompute", help="Save memory of gradients: compute activations again in the backward pass."),
+    ] = False
 
 
 @dataclass(frozen=True)
