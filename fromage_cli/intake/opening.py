@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 YOUR_FACTORY = "file.py:build"
 BUILD = " In file.py, build() returns your network."
+NOT_COMPILED = "--compile: in training mode the network is not compiled, so that its random numbers stay the same."
 OWN_WEIGHTS = "no checkpoint was given: the weights are those that the factory made."
 ONE_HOT_TARGETS = Finding(
     code="one-hot-targets",
@@ -73,7 +74,9 @@ def open_problem(
 
     budget = Budget(run.time_limit, run.max_memory)  # from here on: loading torch takes its time too
     place = ckpt if ckpt is None or isinstance(ckpt, str) else ckpt.place
-    key = repr((place, model, batch, run.device, run.dtype, run.seed, run.autocast, run.recompute, spare, in_loss))
+    key = repr(
+        (place, model, batch, run.device, run.dtype, run.seed, run.autocast, run.recompute, run.compile, spare, in_loss)
+    )
     options = (model, batch, run)
     return shared(key, budget, lambda: _open_anew(ckpt, options, budget, spare=spare, in_loss=in_loss))
 
@@ -121,6 +124,7 @@ def _open_anew(
     data, *further = [found.to(device, dtype) for found in loaded[: batch.batches]]
     rest = loaded[batch.batches :]
     mode = cast("Mode", declared.mode if batch.mode == "auto" and declared.mode else batch.mode)
+    notes += (NOT_COMPILED,) if run.compile and mode == "train" else ()
     named = batch.loss != "auto" or declared.loss is None
     spec = batch.loss if named else cast(str, declared.loss)
     loss, *_ = [  # labels and shapes of every batch are checked
@@ -147,6 +151,7 @@ def _open_anew(
         spare=tuple(rest),
         micro_batch=batch.micro_batch,
         autocast=run.autocast,
+        compiled=run.compile,
         budget=budget,
     )
     evaluations = problem.evaluations
@@ -174,12 +179,15 @@ def _built(
     model: ModelOptions, run: RunOptions, checkpoint: Checkpoint | None, declared: Declared, seed: int
 ) -> tuple[nn.Module, str]:
     """The network with weights drawn from a seed, computing as asked for, and how it is described."""
+    from fromage_cli.problem.networks.compilation import compile_network
     from fromage_cli.problem.networks.models import build_model
     from fromage_cli.problem.networks.recomputation import recompute_activations
 
     network, description = build_model(model.model or "auto", model.model_arguments, checkpoint, declared, seed=seed)
     if run.recompute:
         recompute_activations(network)
+    if run.compile:
+        compile_network(network)
     return network, description
 
 
