@@ -1,14 +1,13 @@
 """Tensors whose rows are spread over ranks, as DTensors: each rank's part, sums over all parts, and the whole.
 
-Every rank makes the same sums in the same order. Before each, all say which one is next: a rank that has gone another
-way ends with a sentence, instead of waiting or adding up what does not belong together.
+Every rank makes the same sums in the same order. Before each, all say which one is next. So a rank that has gone
+another way ends with a sentence, and does not wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from fromage_cli import ranks
 
@@ -162,27 +161,6 @@ def together(number: int, act: Callable[[], Found]) -> Found:
         return act()
     except RuntimeError as error:
         raise found.lost(error) from error
-
-
-@contextmanager
-def whole_numbers() -> Iterator[None]:
-    """Within it a number that is read from a spread tensor is that of the whole, not of this rank's part."""
-    import torch
-    from torch.overrides import TorchFunctionMode
-
-    readers = {
-        *(torch.Tensor.item, torch.Tensor.tolist, torch.Tensor.__float__, torch.Tensor.__int__),
-        *(torch.Tensor.__bool__, torch.Tensor.numpy, torch.Tensor.__index__),
-    }
-
-    class WholeNumbers(TorchFunctionMode):
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func in readers and args and is_sharded(args[0]):
-                args = (whole(args[0].detach()), *args[1:])
-            return func(*args, **(kwargs or {}))
-
-    with WholeNumbers():
-        yield
 
 
 def contiguous_strides(shape: torch.Size) -> tuple[int, ...]:

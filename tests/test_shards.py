@@ -69,23 +69,6 @@ def test_norms_are_those_of_the_whole() -> None:
         assert found == pytest.approx([0.0] * len(found), abs=1e-12)
 
 
-def test_a_number_that_is_read_is_that_of_the_whole() -> None:
-    """Without this torch reads what this rank's part alone gives."""
-
-    def check() -> list[object]:
-        _, its = spread((5, 2))
-        with shards.whole_numbers():
-            return [
-                float(its.sum()),
-                its.square().sum().item(),
-                bool((its > 8.5).any()),
-                int(its.max()),
-                its[:, 0].tolist(),
-            ]
-
-    assert run_ranks(2, check) == [[45.0, 285.0, True, 9, [0.0, 2.0, 4.0, 6.0, 8.0]]] * 2
-
-
 def test_ranks_that_are_about_to_make_different_sums_say_so() -> None:
     def check() -> str:
         with pytest.raises(MismatchError) as caught:

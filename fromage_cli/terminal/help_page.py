@@ -19,6 +19,7 @@ RARE = frozenset(
             "compile",
             "max_memory",
             "nproc",
+            "shard",
             "color",
             "no_progress",
             "force",

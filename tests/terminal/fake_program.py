@@ -89,7 +89,7 @@ def misbehave(how: str) -> None:
         warnings.warn("old\nfashioned", UserWarning, stacklevel=1)
 
 
-@diagnostic(tables=("layers", "curve"), estimate=True, ranks=True)
+@diagnostic(tables=("layers", "curve"), estimate=True, ranks=True, shard=True)
 def measure(
     ckpt: Annotated[Path | None, typer.Argument(metavar="CKPT", help="Checkpoint.")] = None,
     *,

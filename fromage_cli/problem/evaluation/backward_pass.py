@@ -70,8 +70,8 @@ class BackwardPass:
         """The loss; every gradient has been visited when it returns.
 
         Of several chunks, or ranks, the totals are differentiated, and each gradient is divided by their count in the
-        end. Of one chunk the mean is, so that no division is needed; also where each rank has one and the weights are
-        sharded, since the count of all is known before the backward pass.
+        end. Of one chunk the mean is, so that no division is needed. So it is where each rank has one and the weights
+        are sharded: the count of all is known before the backward pass.
         """
         with failing_together(self.ranks):
             total, count = self._over_chunks()

@@ -4,8 +4,8 @@ A parameter holds this rank's rows. What the network sees is the whole tensor, g
 it are added up over ranks and cut into rows. Both are differentiable without end, each being the other's derivative.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
 import torch
@@ -14,8 +14,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional
 from torch.nn.utils import parametrize
-from torch.overrides import TorchFunctionMode
 
+from fromage_cli.problem.conditions.replaced_calls import ReplacedCalls
 from fromage_cli.shards import is_sharded, rows_added_up, whole
 
 
@@ -157,14 +157,10 @@ class GatheredWeights:
     @contextmanager
     def left_out_of_graphs(self) -> Iterator[None]:
         """Within it graphs hold no gathered weights: these are gathered again when a backward pass needs them."""
-        weights = self
 
-        class Products(TorchFunctionMode):
-            def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-                found = None
-                if func is functional.linear and torch.is_grad_enabled():
-                    found = weights.linear(*args, **(kwargs or {}))
-                return func(*args, **(kwargs or {})) if found is None else found
+        def linear(data: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+            found = self.linear(data, weight, bias) if torch.is_grad_enabled() else None
+            return functional.linear(data, weight, bias) if found is None else found
 
         def pack(tensor: Tensor) -> Any:
             known = self._gathered(tensor)
@@ -178,8 +174,26 @@ class GatheredWeights:
             self._know(found, spread, number)
             return found.as_strided(shape, stride, offset)
 
-        with saved_tensors_hooks(pack, unpack), Products():
+        with saved_tensors_hooks(pack, unpack), ReplacedCalls({functional.linear: linear}, recomputed=True):
             yield
+
+
+def whole_numbers() -> AbstractContextManager[object]:
+    """Within it a number that is read from a spread tensor is that of the whole tensor."""
+
+    def of_whole(read: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda tensor, *more, **named: read(whole(tensor.detach()), *more, **named)
+
+    readers = (
+        Tensor.item,
+        Tensor.tolist,
+        Tensor.numpy,
+        Tensor.__float__,
+        Tensor.__int__,
+        Tensor.__bool__,
+        Tensor.__index__,
+    )
+    return ReplacedCalls({read: of_whole(read) for read in readers}, recomputed=True)
 
 
 def gather_in_forward(model: nn.Module) -> GatheredWeights:

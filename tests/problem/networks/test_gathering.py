@@ -3,15 +3,17 @@
 import gc
 import weakref
 from contextlib import nullcontext
+from copy import deepcopy
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import checkpoint
 
 from fromage_cli.problem.evaluation.curvature_operators import along
-from fromage_cli.problem.networks.gathering import GatheredWeights, gather_in_forward
+from fromage_cli.problem.networks.gathering import GatheredWeights, gather_in_forward, whole_numbers
 from fromage_cli.problem.networks.layers import named_weights, trainable_tensors
 from fromage_cli.problem.networks.sharding import spread
 from fromage_cli.shards import part_as, whole
@@ -117,3 +119,45 @@ def test_graphs_hold_no_whole_weights() -> None:
             return after_forward + sum(each() is not None for each in alive)
 
     assert run_ranks(2, largest) == [0, 0]
+
+
+def test_a_number_that_is_read_is_that_of_the_whole() -> None:
+    """Without this torch reads what this rank's part alone gives."""
+
+    def check() -> list[object]:
+        parameter = nn.Linear(2, 5, bias=False)
+        parameter.weight = nn.Parameter(torch.arange(10.0).view(5, 2))
+        spread(parameter, torch.device("cpu"))
+        its = parameter.weight.detach()
+        with whole_numbers():
+            return [
+                float(its.sum()),
+                its.square().sum().item(),
+                bool((its > 8.5).any()),
+                int(its.max()),
+                its[:, 0].tolist(),
+            ]
+
+    assert run_ranks(2, check) == [[45.0, 285.0, True, 9, [0.0, 2.0, 4.0, 6.0, 8.0]]] * 2
+
+
+def test_so_it_is_in_a_backward_pass_and_where_a_block_is_computed_again() -> None:
+    def check() -> list[float]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+        plain = deepcopy(model)
+        spread(model, torch.device("cpu"))
+        weights, seen = gather_in_forward(model), []
+        for parameter in model.parameters():
+            parameter.register_hook(lambda gradient: seen.append(float(gradient.square().sum())))
+        with weights.left_out_of_graphs(), whole_numbers():
+            checkpoint(model, ROWS[:, :3], use_reentrant=False).square().sum().backward()
+        plain(ROWS[:, :3]).square().sum().backward()
+        expected = [
+            2.0**2 * float(parameter.grad.square().sum())
+            for parameter in plain.parameters()
+            if parameter.grad is not None
+        ]
+        return [found - other for found, other in zip(sorted(seen), sorted(expected), strict=True)]
+
+    assert run_ranks(2, check) == [pytest.approx([0.0] * 4, abs=1e-10)] * 2
