@@ -31,6 +31,7 @@ LIGHT = (
 WITHOUT_A_SOURCE = {
     "test_documents.py",
     "test_house.py",
+    "test_simulated_ranks.py",
     "test_samples.py",
     "test_words.py",
     "checkpoints/test_formats.py",

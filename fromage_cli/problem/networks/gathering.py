@@ -124,7 +124,7 @@ class GatheredWeights:
 
     def __init__(self, model: nn.Module) -> None:
         self._numbers = {id(parameter): number for number, parameter in enumerate(model.parameters(), 1)}
-        self._known: dict[int, tuple[StorageWeakRef, Tensor, int]] = {}
+        self._known: dict[StorageWeakRef, tuple[Tensor, int]] = {}
 
     def gather(self, spread: Tensor) -> Tensor:
         """All rows of a parameter, with their graph; what is whole already stays."""
@@ -141,16 +141,21 @@ class GatheredWeights:
 
     def _know(self, found: Tensor, spread: Tensor, number: int) -> None:
         """Remembers the memory of a gathered tensor as long as it lasts."""
-        storage = found.untyped_storage()
-        self._known = {at: known for at, known in self._known.items() if not known[0].expired()}
-        self._known[storage.data_ptr()] = StorageWeakRef(storage), spread, number
+        self._known = {memory: known for memory, known in self._known.items() if not memory.expired()}
+        self._known[StorageWeakRef(found.untyped_storage())] = spread, number
+
+    def source(self, tensor: Tensor) -> tuple[Tensor, int] | None:
+        """The parameter whose gathered rows a tensor shares its memory with, and its number; None for any other."""
+        if is_sharded(tensor) or tensor.layout is not torch.strided:
+            return None
+        return self._known.get(StorageWeakRef(tensor.untyped_storage()))
 
     def linear(self, data: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
         """`functional.linear` where the weight was gathered as a whole; None for any other."""
-        known = self._known.get(weight.untyped_storage().data_ptr()) if type(weight) is Tensor else None
-        if known is None or known[0].expired() or not weight.is_contiguous() or weight.shape != known[1].shape:
+        known = self.source(weight)
+        if known is None or not weight.is_contiguous() or weight.shape != known[0].shape:
             return None
-        found: Tensor = Linear.apply(data, known[1], weight.detach(), bias, self)  # type: ignore[no-untyped-call]
+        found: Tensor = Linear.apply(data, known[0], weight.detach(), bias, self)  # type: ignore[no-untyped-call]
         return found
 
     @contextmanager
@@ -166,12 +171,8 @@ class GatheredWeights:
                 return func(*args, **(kwargs or {})) if found is None else found
 
         def pack(tensor: Tensor) -> Any:
-            if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout is not torch.strided:
-                return tensor
-            known = self._known.get(tensor.untyped_storage().data_ptr())
-            if known is None or known[0].expired():
-                return tensor
-            return (*known[1:], tensor.shape, tensor.stride(), tensor.storage_offset())
+            known = self.source(tensor)
+            return tensor if known is None else (*known, tensor.shape, tensor.stride(), tensor.storage_offset())
 
         def unpack(packed: Any) -> Tensor:
             if isinstance(packed, Tensor):
