@@ -21,7 +21,7 @@ RANKS = 64
 @pytest.fixture
 def simulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalTensorMode]:
     """Each tensor made within it is one for each rank; the ranks agree by construction, and are not asked."""
-    distributed.init_process_group("fake", rank=0, world_size=RANKS, store=FakeStore())  # type: ignore[no-untyped-call]
+    distributed.init_process_group("fake", rank=0, world_size=RANKS, store=FakeStore())
     monkeypatch.setattr(ranks.Ranks, "require_next", lambda *_: None)
     try:
         with ranks.scope(), LocalTensorMode(RANKS) as mode:

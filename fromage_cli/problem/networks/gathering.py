@@ -141,14 +141,14 @@ class GatheredWeights:
 
     def _know(self, found: Tensor, spread: Tensor, number: int) -> None:
         """Remembers the memory of a gathered tensor as long as it lasts."""
-        self._known = {memory: known for memory, known in self._known.items() if not memory.expired()}
-        self._known[StorageWeakRef(found.untyped_storage())] = spread, number
+        self._known = {memory: known for memory, known in self._known.items() if not memory.expired()}  # type: ignore[no-untyped-call]
+        self._known[StorageWeakRef(found.untyped_storage())] = spread, number  # type: ignore[no-untyped-call]
 
     def source(self, tensor: Tensor) -> tuple[Tensor, int] | None:
         """The parameter whose gathered rows a tensor shares its memory with, and its number; None for any other."""
         if is_sharded(tensor) or tensor.layout is not torch.strided:
             return None
-        return self._known.get(StorageWeakRef(tensor.untyped_storage()))
+        return self._known.get(StorageWeakRef(tensor.untyped_storage()))  # type: ignore[no-untyped-call]
 
     def linear(self, data: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
         """`functional.linear` where the weight was gathered as a whole; None for any other."""
