@@ -25,6 +25,7 @@ from torch import nn
 from fromage_cli.checkpoints import open_checkpoint
 from fromage_cli.diagnostics.breakdown.direction_option import make_direction, moved_by_default
 from fromage_cli.diagnostics.breakdown.measure import measure
+from fromage_cli.optimizers.settings import Given
 from fromage_cli.probes.lines.direction import Direction, moving_tensors
 from fromage_cli.probes.lines.ray import measure_ray
 from fromage_cli.problem.data.batches import as_batch
@@ -66,7 +67,7 @@ def direction_of(problem: Problem, name: str) -> Direction:
     with tempfile.TemporaryDirectory() as folder:
         typed = elsewhere(problem, folder) if name == "to:" else name
         tensors, _ = moving_tensors(problem, moved_by_default(name))
-        return make_direction(typed, problem, tensors, None)
+        return make_direction(typed, problem, tensors, None, Given())
 
 
 def etas() -> tuple[float, ...]:

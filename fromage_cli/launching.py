@@ -35,7 +35,7 @@ def launch(entry: Callable[[Sequence[str]], int], words: Sequence[str], count: i
         start_method="spawn",
     )
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    own = {"OMP_NUM_THREADS": str(max(1, processors // count)), LAUNCHED: "1"}
+    own = {"OMP_NUM_THREADS": str(max(1, processors // count)), "THP_MEM_ALLOC_ENABLE": "1", LAUNCHED: "1"}
     os.environ |= {name: os.environ.get(name, value) for name, value in own.items()}
     try:
         codes = elastic_launch(config, entry)(list(words))

@@ -74,6 +74,7 @@ def _kernel_count(name: str) -> int | None:
         return None
     return int(found[1]) * 1024 if found is not None else None
 
+
 def give_back_large_blocks() -> None:
     """From now on memory of LARGE_BLOCK bytes or more goes back to the system once it is freed, under glibc.
 

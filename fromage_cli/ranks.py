@@ -112,13 +112,14 @@ class Ranks:
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Let each tensor become its sum over all ranks, in place; small ones share a reduction.
 
-        The sums are the same bits on every rank. Raises RankLost where another rank has ended.
+        One that is spread over ranks was added up when it came about. The sums are the same bits on every rank. Raises RankLost where another rank has ended.
         """
         import torch
 
         if not self.several:
             return
         packed: list[Tensor] = []
+        tensors = [tensor for tensor in tensors if not hasattr(tensor, "placements")]
         for place, tensor in enumerate(tensors):
             if tensor.numel() < PACKED:
                 packed.append(tensor)
@@ -143,6 +144,12 @@ class Ranks:
         self._reduce(total)
         return [float(value) for value in total]
 
+    def of_each(self, number: float) -> list[float]:
+        """Return the number of every rank, in their order; a rank that has to decide by its own takes all of them."""
+        mine = [0.0] * self.count
+        mine[self.index] = number
+        return self.sums(mine)
+
     def any(self, flag: bool) -> bool:
         """Return whether it is so on any rank."""
         return self.sums([float(flag)])[0] > 0.0
@@ -152,9 +159,7 @@ class Ranks:
 
         `what`: what it is the checksum of, as in "batch". Numbers are below 2^32.
         """
-        mine = [0.0] * self.count
-        mine[self.index] = float(number)
-        numbers = self.sums(mine)
+        numbers = self.of_each(float(number))
         if others := [rank for rank, one in enumerate(numbers) if one != numbers[0]]:
             raise MismatchError(
                 f"Rank {others[0]} has another {what} than rank 0.",
@@ -264,6 +269,11 @@ def shard(*within: AbstractContextManager[object]) -> Ranks:
     return current()
 
 
+def take_place(place: Place | None) -> None:
+    """From now on this is one of several ranks that have not met yet, of which the first speaks; None: it is alone."""
+    _CURRENT.set(ALONE if place is None else Ranks(place.index, place.count, place.local))
+
+
 def join(place: Place) -> Ranks:
     """From now on this process and the others that were started with it make one measurement.
 
@@ -274,7 +284,7 @@ def join(place: Place) -> Ranks:
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]
     from torch.distributed.rendezvous import rendezvous
 
-    _CURRENT.set(Ranks(place.index, place.count, place.local))
+    take_place(place)
     if place.address:
         os.environ |= {"MASTER_ADDR": place.address, "MASTER_PORT": str(place.port)}
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"

@@ -30,8 +30,10 @@ LIGHT = (
 """Modules and packages that start without torch and numpy, and so does every diagnostic's `command`."""
 WITHOUT_A_SOURCE = {
     "test_documents.py",
+    "test_forked_ranks.py",
     "test_house.py",
     "test_simulated_ranks.py",
+    "test_many_ranks.py",
     "test_samples.py",
     "test_words.py",
     "checkpoints/test_formats.py",

@@ -121,3 +121,46 @@ def test_nproc_of_one_is_alone_in_a_group_that_never_meets() -> None:
     assert done.returncode == 0
     done = run("distance", PROBLEM[0], PROBLEM[0], "--nproc", "3", RANK="0", WORLD_SIZE="2")
     assert done.returncode == 2 and "one of 2 ranks" in done.stderr
+
+
+def test_an_error_before_ranks_meet_is_said_by_the_first_and_by_one_that_computes_alone() -> None:
+    wrong = ["breakdown", *PROBLEM, "--no-such-option"]
+    (code, out, err), (other, nothing, silent) = together([wrong, wrong])
+    assert (code, other, out, nothing, silent) == (2, 2, "", "", "")
+    assert err.count("error: ") == 1 and "--no-such-option" in err
+    told = [together([[*wrong, "--nproc", "1"]] * 2), together([["breakdown", *PROBLEM, "--nproc", "3"]] * 2)]
+    assert [[err.count("error: ") for *_, err in each] for each in told] == [[1, 1], [1, 0]]
+
+
+@pytest.mark.parametrize("passes", [0, 9, 13])
+def test_a_rank_that_runs_out_of_memory_ends_all_with_one_message(passes: int, tmp_path: Path) -> None:
+    """In the first pass, in the second and while it is measured, in the model of the second rank alone."""
+    (tmp_path / "net.py").write_text(OUT_OF_MEMORY.format(passes=passes), encoding="utf-8")
+    words = ["breakdown", "--model", f"{tmp_path}/net.py:build", "--batch", f"{tmp_path}/net.py:rows"]
+    started = time.monotonic()
+    done = run(*words, "--nproc", "2")
+    assert done.returncode == 7 and time.monotonic() - started < 100
+    assert done.stdout == "" and done.stderr.count("error: ") == 1 and "memory" in done.stderr.lower(), done.stderr
+    (code, _, err), (other, nothing, silent) = together([words, words])
+    assert (code, other, nothing, silent) == (7, 7, "", "")
+    assert err.count("error: ") == 1 and "memory" in err.lower()
+
+
+OUT_OF_MEMORY = """
+import itertools, os, torch
+from torch import nn
+
+PASSES = itertools.count()
+
+class Net(nn.Linear):
+    def forward(self, x):
+        if next(PASSES) >= {passes} and os.environ["RANK"] == "1":
+            raise MemoryError
+        return super().forward(x)
+
+def build():
+    return Net(4, 3)
+
+def rows():
+    return {{"x": torch.randn(10, 4), "y": torch.randint(3, (10,))}}
+"""

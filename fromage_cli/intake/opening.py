@@ -184,7 +184,9 @@ def _open_anew(
 def require_shards(checkpoint: Checkpoint | None) -> None:
     """Raise UsageError where the weights cannot be shared: there is one process, or no checkpoint to read them from."""
     if not ranks.current().several:
-        raise UsageError("--shard shares the weights among processes, and there is only one.", "Give --nproc N as well.")
+        raise UsageError(
+            "--shard shares the weights among processes, and there is only one.", "Give --nproc N as well."
+        )
     if checkpoint is None:
         raise UsageError(
             "--shard reads each process's part of the weights from a checkpoint, and none was given.",
@@ -201,7 +203,9 @@ def require_one_problem(network: nn.Module, batches: Sequence[Batch]) -> None:
         rows = [each for place, one in enumerate(batches) for each in named_tensors(one.data, f"{place}")]
         together.require_same("batch", checksum(rows))
         tensors = [*network.named_parameters(), *network.named_buffers()]
-        together.require_same("network", checksum([(name, tensor) for name, tensor in tensors if not is_sharded(tensor)]))
+        together.require_same(
+            "network", checksum([(name, tensor) for name, tensor in tensors if not is_sharded(tensor)])
+        )
 
 
 def _opened(ckpt: str | Checkpoint | None, model: ModelOptions) -> tuple[Checkpoint | None, Declared]:

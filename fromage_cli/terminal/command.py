@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -63,6 +64,15 @@ class DiagnosticCommand(TyperCommand):
         """Parse twice: once to see which checkpoints are named, then with the configuration as defaults."""
         if ctx.resilient_parsing:
             return super().parse_args(ctx, args)
+        try:
+            return self._parsed(ctx, args)
+        except Exception:
+            computes_alone = "--nproc=1" in args or ("--nproc", "1") in pairwise(args)
+            if getattr(self.callback, "ranks", False) and not computes_alone:
+                ranks.take_place(ranks.Place.found(os.environ))  # of several the first says it
+            raise
+
+    def _parsed(self, ctx: typer.Context, args: list[str]) -> list[str]:
         session.begin(session.Session(self.name))
         ctx.meta[_WORDS] = [str(self.name), *args]
         given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
@@ -111,6 +121,7 @@ class DiagnosticCommand(TyperCommand):
             if place is None and nproc is not None:
                 return self.launch(ctx.meta[_WORDS], nproc)
             if place is not None and nproc not in (None, place.count):
+                ranks.take_place(place)
                 raise UsageError(
                     f"--nproc {nproc} was given to one of {place.count} ranks that were started together.",
                     "Leave --nproc out, or give --nproc 1 to compute alone.",

@@ -26,7 +26,9 @@ USUAL_STEPS = 1000
 """Of a run whose schedule has an end that nothing tells."""
 
 
-@diagnostic(tables=("estimates", "layers", "groups", "points", "alternatives", "summary"), estimate=True, ranks=True, shard=True)
+@diagnostic(
+    tables=("estimates", "layers", "groups", "points", "alternatives", "summary"), estimate=True, ranks=True, shard=True
+)
 def command(
     ckpt: CheckpointArgument = None,
     *,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fromage_cli.shards import added_up, own_part, spread_as, is_sharded
+from fromage_cli.shards import added_up, is_sharded, own_part, spread_as
 from fromage_cli.theory.accumulation import ACCELERATOR_CHUNK, CHUNK
 
 SIDE_BY_SIDE = 8

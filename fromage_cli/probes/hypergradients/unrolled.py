@@ -19,6 +19,7 @@ from fromage_cli.probes.hypergradients.training_steps import Adjoint, Graphs, Ru
 from fromage_cli.probes.hypergradients.validation import Validation, require_finite
 from fromage_cli.problem.conditions.budget import free_memory
 from fromage_cli.problem.evaluation.gradient_pullback import can_be_kept
+from fromage_cli.problem.evaluation.problem import Problem
 
 SHARE = 0.7
 """Of the free memory that states may take; graphs and activations take some too."""
@@ -102,7 +103,7 @@ def copies_that_fit(steps: TrainingSteps) -> int | None:
     Raises ResourceError where not even these fit into the memory that is free.
     """
     count, size, problem = len(steps.batches), _state_size(steps), steps.problem
-    free, length = free_memory(problem.device, problem.budget), segment_length(count)
+    free, length = _free_for_each(problem), segment_length(count)
     if free is None or (count + 3) * size <= SHARE * free:
         return None
     if (2 * length + 3) * size <= SHARE * free:
@@ -116,9 +117,16 @@ def copies_that_fit(steps: TrainingSteps) -> int | None:
 
 def room_for_graphs(steps: TrainingSteps, copies: int | None) -> float:
     """Bytes that graphs of gradients may take beside the states: half of what is left, none where nothing tells."""
-    free = free_memory(steps.problem.device, steps.problem.budget)
+    free = _free_for_each(steps.problem)
     held = len(steps.batches) if copies is None else copies
     return 0.0 if free is None else max(0.0, 0.5 * (SHARE * free - (held + 3) * _state_size(steps)))
+
+
+def _free_for_each(problem: Problem) -> float | None:
+    """Bytes that every rank can have, where all of them may be on one machine; None where nothing tells."""
+    own = free_memory(problem.device, problem.budget)
+    least = min(problem.ranks.of_each(-1.0 if own is None else float(own)))
+    return None if least < 0.0 else least / problem.ranks.count
 
 
 def _state_size(steps: TrainingSteps) -> int:

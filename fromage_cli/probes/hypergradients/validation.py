@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -13,6 +13,7 @@ from fromage_cli.counting import counted
 from fromage_cli.errors import NumericalError
 from fromage_cli.probes.hypergradients.running_statistics import Buffers, RunningStatistics
 from fromage_cli.problem.data.batches import Batch
+from fromage_cli.problem.evaluation.gradient_pullback import targets_of
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
 
@@ -32,7 +33,7 @@ class Validation:
     def shares(self) -> tuple[float, ...]:
         """What each part's loss counts for in that of all rows: its share of the targets."""
         rows = [self.problem.on(batch) for batch in self.parts]
-        counts = [part.conditions.without_graph(partial(_targets, part)) for part in rows]
+        counts = [targets_of(part) for part in rows]
         return tuple(count / sum(counts) for count in counts)
 
     def losses(self) -> list[float]:
@@ -55,7 +56,7 @@ class Validation:
         weights = {tensor.name: torch.zeros_like(tensor.parameter) for tensor in tensors}
         buffers = {key: torch.zeros_like(value) for key, value in watched.items()}
         total = count = 0.0
-        for chunk in problem.chunks():
+        for chunk in problem.own_chunks():
             with problem.evaluation(chunk), statistics.requiring_gradients() as leaves:
                 terms = problem.loss(problem.model, chunk)
                 begins = [*(tensor.parameter for tensor in tensors), *leaves.values()]
@@ -63,19 +64,12 @@ class Validation:
                 total, count = total + float(terms.total.detach()), count + terms.count
             for kept, slope in zip([*weights.values(), *buffers.values()], slopes, strict=True):
                 kept.add_(slope)
+        problem.ranks.add_up([*weights.values(), *buffers.values()])
+        total, count = problem.ranks.sums([total, count])
         problem.evaluations.gradients += 1
         for value in (*weights.values(), *buffers.values()):
             value.div_(count)
         return ValidationGradient(total / count, weights, buffers)
-
-
-def _targets(part: Problem) -> float:
-    """The loss's denominator on some rows."""
-    count = 0.0
-    for chunk in part.chunks():
-        with part.evaluation(chunk):
-            count += part.loss(part.model, chunk).count
-    return count
 
 
 @dataclass(frozen=True)

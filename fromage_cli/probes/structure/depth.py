@@ -6,9 +6,11 @@ plus the share rho = ||F(x)|| / ||x + F(x)|| of the difference.
 """
 
 import math
+import zlib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from torch import Tensor
@@ -20,7 +22,7 @@ from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.data.pytrees import map_tensors
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.losses.call import inputs_and_targets
-from fromage_cli.theory.accumulation import norm
+from fromage_cli.theory.accumulation import squared_norm
 
 ADDITIVE = ("AddBackward", "SubBackward", "CatBackward", "StackBackward", "WhereBackward", "MaximumBackward")
 LOOKUPS = ("EmbeddingBackward", "EmbeddingBagBackward")
@@ -58,27 +60,91 @@ class _NodeDepth:
 
 
 def measure_depth(problem: Problem) -> Depth:
-    """Measures the three depths by one forward pass of the first chunk."""
+    """Measures the three depths by one forward pass of the first chunk, whose rows ranks share."""
     layers = {id(layer.parameter) for layer in problem.layers}
     rows = problem.batch.rows(0, problem.micro_batch or problem.batch.size)
-    batch, inputs = _with_differentiable_inputs(problem, rows)
-    problem.evaluations.forwards += batch.size / problem.rows
-    try:
-        with problem.evaluation(batch), twice_differentiable(problem.model), _ResidualShares() as residuals:
-            root = problem.loss(problem.model, batch).total.grad_fn
-    except (MismatchError, RuntimeError):  # an operation that has no derivative by its input
-        root = None
-    nodes = _children_first(root) if root is not None else []
-    if not nodes or any(node.name().startswith(OPAQUE) for node in nodes):
+    problem.evaluations.forwards += rows.size / problem.rows
+    traced = _trace_of_ranks(problem, rows) if problem.ranks.several else None
+    found = traced or _trace(problem, rows)
+    if not found.nodes or any(node.name().startswith(OPAQUE) for node in found.nodes):
         return Depth(len(layers), None, None)
-    graph = _Graph(layers, inputs, residuals.shares)
-    for node in nodes:
+    graph = _Graph(layers, found.inputs, {node: sum.shares for node, sum in found.sums.items()})
+    for node in found.nodes:
         graph.visit(node)
-    loss = graph.depths[root]
+    loss = graph.depths[found.nodes[-1]]
     if graph.doubtful or not loss.data:
         return Depth(len(layers), None, None)
     # a branch that is nearly zero leaves the loss as deep as one layer: Lemma 2 speaks of one at least
     return Depth(len(layers), loss.path, None if math.isnan(loss.effective) else max(1.0, loss.effective))
+
+
+@dataclass(frozen=True)
+class _Sum:
+    """A sum of two tensors."""
+
+    squares: tuple[float, ...]
+    """Squared norms of both terms and of the sum, then the entries of each."""
+    of_losses: bool
+    """Whether its terms count in full: losses of samples, not features."""
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """The norm of each term over that of the sum.
+
+        A term that is repeated along a dimension is stretched to the size of the sum; no share is above 1.
+        """
+        first, second, whole, *entries = self.squares
+        if self.of_losses:
+            return 1.0, 1.0
+        if not whole > 0.0:
+            return math.nan, math.nan
+        return (
+            min(1.0, math.sqrt(first / whole * (entries[2] / entries[0]))),
+            min(1.0, math.sqrt(second / whole * (entries[2] / entries[1]))),
+        )
+
+
+@dataclass(frozen=True)
+class _Trace:
+    """The graph of a forward pass."""
+
+    nodes: list[Any]
+    """Children first, the loss last; empty without a graph."""
+    inputs: set[int]
+    """Identities of the leaves behind the batch."""
+    sums: dict[Any, _Sum]
+    """By node, in the order in which they were taken."""
+
+
+def _trace(problem: Problem, rows: Batch) -> _Trace:
+    """The graph of the loss of some rows."""
+    batch, inputs = _with_differentiable_inputs(problem, rows)
+    try:
+        with problem.evaluation(batch), twice_differentiable(problem.model), _ResidualSums() as residuals:
+            root = problem.loss(problem.model, batch).total.grad_fn
+    except (MismatchError, RuntimeError):  # an operation that has no derivative by its input
+        root = None
+    return _Trace(_children_first(root) if root is not None else [], inputs, residuals.sums if root else {})
+
+
+def _trace_of_ranks(problem: Problem, rows: Batch) -> _Trace | None:
+    """The graph of this rank's rows, with the sums of all; None where ranks have different graphs.
+
+    A rank without rows takes the graph from one, which does not count.
+    """
+    ranks = problem.ranks
+    begin, end = ranks.part(rows.size)
+    found = _trace(problem, rows.rows(begin, end) if begin < end else rows.rows(0, 1))
+    shape = zlib.crc32(" ".join(node.name() for node in found.nodes).encode())
+    counts = ranks.of_each(float(shape)), ranks.of_each(float(len(found.sums)))
+    if any(len(set(each)) > 1 for each in counts):
+        return None
+    if not found.sums:
+        return found
+    own = [number if begin < end else 0.0 for sum in found.sums.values() for number in sum.squares]
+    whole = iter(ranks.sums(own))
+    sums = {node: replace(sum, squares=tuple(islice(whole, len(sum.squares)))) for node, sum in found.sums.items()}
+    return replace(found, sums=sums)
 
 
 def _with_differentiable_inputs(problem: Problem, batch: Batch) -> tuple[Batch, set[int]]:
@@ -100,16 +166,15 @@ def _with_differentiable_inputs(problem: Problem, batch: Batch) -> tuple[Batch, 
     return replace(batch, data=map_tensors(batch.data, view)), {id(tensor) for tensor in leaves}
 
 
-class _ResidualShares(TorchFunctionMode):
-    """Remembers, for each sum of two tensors, the norm of each term divided by the norm of the sum.
+class _ResidualSums(TorchFunctionMode):
+    """Remembers each sum of two tensors that may be a residual branch.
 
-    A term that is repeated along a dimension is stretched to the size of the sum; no share is above 1. Sums of losses,
-    such as those of two heads, are no residual branches: their terms count in full.
+    Sums of losses, such as those of two heads, are none.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.shares: dict[Any, tuple[float, float]] = {}
+        self.sums: dict[Any, _Sum] = {}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -117,17 +182,13 @@ class _ResidualShares(TorchFunctionMode):
         terms = args[:2] if getattr(func, "__name__", "") in SUMS else ()
         both = len(terms) == 2 and all(isinstance(t, Tensor) and t.requires_grad for t in terms)
         # before the sum is taken, which may be written over its first term
-        norms = [(norm(term), term.numel()) for term in terms] if both else []
+        measured = [(squared_norm(term), term.numel()) for term in terms] if both else []
         result = func(*args, **(kwargs or {}))
-        if norms and result.grad_fn is not None:
-            factors = (1.0, abs(float((kwargs or {}).get("alpha", 1.0))))
-            size = norm(result)
-            first, second = (
-                min(1.0, factor * term * math.sqrt(result.numel() / count) / size) if size > 0.0 else math.nan
-                for (term, count), factor in zip(norms, factors, strict=True)
-            )
-            whole = result.dim() <= 1  # losses of samples, not features
-            self.shares[result.grad_fn] = (1.0, 1.0) if whole else (first, second)
+        if measured and result.grad_fn is not None:
+            (first, entries), (second, other_entries) = measured
+            second *= float((kwargs or {}).get("alpha", 1.0)) ** 2
+            squares = (first, second, squared_norm(result), entries, other_entries, result.numel())
+            self.sums[result.grad_fn] = _Sum(squares, of_losses=result.dim() <= 1)
         return result
 
 

@@ -39,26 +39,33 @@ def function_distance(problem: Problem, other: Checkpoint) -> FunctionDistance:
     before = _outputs(problem, "first")
     with other_weights(problem.model, other) as (_, notes):
         after = _outputs(problem, "second")
-    pairs = list(zip(before, after, strict=True))
-    moved = torch.cat([(second.double() - first).square().reshape(len(first), -1).sum(1) for first, second in pairs])
-    size = torch.cat([first.double().square().reshape(len(first), -1).sum(1) for first in before])  # [rows]
-    whole = math.sqrt(float(moved.sum() / size.sum())) if bool(size.any()) else None
+    none = torch.zeros(0, dtype=torch.float64)  # of a rank without rows
+    pairs = zip(before, after, strict=True)
+    moved = torch.cat([none, *(_squares(second.double() - first) for first, second in pairs)])  # [rows]
+    size = torch.cat([none, *(_squares(first.double()) for first in before)])  # [rows]
     ratios = (moved / size)[size > 0.0]
-    largest = float(ratios.max().sqrt()) if len(ratios) else None
-    return FunctionDistance(whole, largest, notes)
+    distance, norm = problem.ranks.sums([float(moved.sum()), float(size.sum())])
+    largest = max(problem.ranks.of_each(float(ratios.max()) if len(ratios) else 0.0))
+    if not norm:
+        return FunctionDistance(None, None, notes)
+    return FunctionDistance(math.sqrt(distance / norm), math.sqrt(largest), notes)
+
+
+def _squares(output: Tensor) -> Tensor:
+    """The squared norm of each row, [rows]."""
+    return output.square().reshape(len(output), -1).sum(1)
 
 
 def _outputs(problem: Problem, which: str) -> list[Tensor]:
-    """The model's predictions on the processor, chunk by chunk: [rows, …]."""
+    """The model's predictions for this rank's rows on the processor, chunk by chunk: [rows, …]."""
+    problem.budget.check()
     found = []
-    for chunk in problem.chunks():
-        problem.budget.check()
-        output = problem.conditions.without_graph(partial(_output, problem, chunk))
-        if not bool(torch.isfinite(output).all()):
-            raise NumericalError(
-                f"The output of the {which} network on the batch is not finite.", "Try --dtype float64, or other data."
-            )
-        found.append(output)
+    for chunk in problem.own_chunks():
+        found.append(problem.conditions.without_graph(partial(_output, problem, chunk)))
+    if problem.ranks.any(not all(bool(torch.isfinite(output).all()) for output in found)):
+        raise NumericalError(
+            f"The output of the {which} network on the batch is not finite.", "Try --dtype float64, or other data."
+        )
     problem.evaluations.forwards += 1
     return found
 

@@ -64,12 +64,12 @@ def output_scales(problem: Problem, layers: Sequence[TrainableTensor]) -> dict[s
 
     Modules that are not called, that return no tensor, or take no hook are left out.
     """
-    found: dict[str, float] = {}
+    found: dict[str, tuple[float, float]] = {}
 
     def record(name: str, module: Any, arguments: Any, output: Any) -> None:
         first = output[0] if isinstance(output, list | tuple) and output else output
         if isinstance(first, Tensor) and first.is_floating_point() and first.numel():
-            found[name] = math.sqrt(squared_norm(first) / first.numel())
+            found[name] = squared_norm(first), first.numel()
 
     modules = dict(problem.model.named_modules(remove_duplicate=False))
     chunk = problem.chunks()[0]
@@ -80,4 +80,11 @@ def output_scales(problem: Problem, layers: Sequence[TrainableTensor]) -> dict[s
                 stack.callback(module.register_forward_hook(partial(record, layer.name)).remove)
         problem.on(chunk).value()
     problem.evaluations.forwards += chunk.size / problem.rows
-    return found
+    own = [found.get(layer.name, (0.0, 0.0)) for layer in layers]
+    squares = problem.ranks.sums([square for square, _ in own])
+    entries = problem.ranks.sums([count for _, count in own])
+    return {
+        layer.name: math.sqrt(square / count)
+        for layer, square, count in zip(layers, squares, entries, strict=True)
+        if count
+    }

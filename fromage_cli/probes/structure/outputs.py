@@ -50,29 +50,31 @@ class Outputs:
     def response(self) -> Response:
         """How far outputs and loss are from where they were when this was made; one forward pass.
 
-        An output counts all chunks together; entries that were not finite before are passed over. Its change is
-        infinite where it has become not finite, or of another shape.
+        An output counts all chunks, of all ranks, together; entries that were not finite before are passed over. Its
+        change is infinite where it has become not finite, or of another shape.
         """
         found, loss = self._evaluate()
         change = _relative(abs(loss - self._loss), abs(self._loss))
-        changes = []
+        changes, ranks = [], self.problem.ranks
         for place in range(len(self._used)):
             pairs = [(first[place], second[place : place + 1]) for first, second in zip(self._base, found, strict=True)]
-            if any(not after or after[0].shape != before.shape for before, after in pairs):
+            if ranks.any(any(not after or after[0].shape != before.shape for before, after in pairs)):
                 changes.append(math.inf)
                 continue
             whole = math.hypot(*(norm(_finite(before, before)) for before, _ in pairs))
             parts = (distance(_finite(after[0], before), _finite(before, before)) for before, after in pairs)
-            changes.append(_relative(math.hypot(*parts), whole))
+            moved = math.hypot(*ranks.of_each(math.hypot(*parts)))
+            changes.append(_relative(moved, math.hypot(*ranks.of_each(whole))))
         return Response(max(changes, default=change), change)
 
     def _evaluate(self) -> tuple[list[list[Tensor]], float]:
-        """The used outputs of every chunk, and the loss."""
+        """The used outputs of every chunk of this rank's rows, and the loss of all."""
         problem = self.problem
         problem.budget.check()
-        chunks = [problem.conditions.without_graph(partial(self._of_chunk, chunk)) for chunk in problem.chunks()]
+        chunks = [problem.conditions.without_graph(partial(self._of_chunk, chunk)) for chunk in problem.own_chunks()]
         problem.evaluations.forwards += 1
-        total, count = (sum(parts) for parts in zip(*(terms for _, terms in chunks), strict=True))
+        own = [terms for _, terms in chunks]
+        total, count = problem.ranks.sums([sum(total for total, _ in own), sum(count for _, count in own)])
         return [outputs for outputs, _ in chunks], total / count if count else math.nan
 
     def _of_chunk(self, chunk: Batch) -> tuple[list[Tensor], tuple[float, float]]:

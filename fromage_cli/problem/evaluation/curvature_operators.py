@@ -81,8 +81,10 @@ def has_gauss_newton(problem: Problem) -> bool:
 
 @contextmanager
 def twice_differentiated(problem: Problem, chunk: Batch) -> Iterator[None]:
-    """One evaluation whose gradient is differentiated again. Raises MismatchError where that is not possible."""
-    problem.budget.check()
+    """One evaluation whose gradient is differentiated again. Raises MismatchError where that is not possible.
+
+    Looks at no limit, which ranks do together: they may have different numbers of chunks.
+    """
     with problem.evaluation(chunk), double_backward(problem.model), second_derivative_explained():
         yield
 
@@ -94,37 +96,39 @@ def _operator(problem: Problem, space: WeightSpace, graph: Graph) -> Iterator[Op
     The kept graph lives inside one evaluation: putting buffers back would make it refuse to run.
     """
     chunks, ranks = problem.own_chunks(), problem.ranks
+    problem.budget.check()
     problem.drop_gradients()
+    targets: list[float] = []
+    """Of all rows, once a product has been made."""
+
+    def mean(total: Tensor, own: float) -> Tensor:
+        ranks.add_up([total])
+        targets[:] = targets or ranks.sums([own])
+        problem.evaluations.hessian_vector_products += 1
+        return total / targets[0]
 
     def rebuilt(vector: Tensor) -> Tensor:
+        problem.budget.check()
         parts, total, count = space.split(vector), torch.zeros_like(vector), 0.0
         for chunk in chunks:
             with twice_differentiated(problem, chunk):
                 product, size = graph(problem, chunk, space.weights)
                 total += space.flat(product(parts))
             count += size
-        if not ranks.sharded:
-            ranks.add_up([total])
-        problem.evaluations.hessian_vector_products += 1
-        return total / ranks.sums([count])[0]
+        return mean(total, count)
 
     try:
         if len(chunks) != 1:
             yield rebuilt
             return
         with problem.evaluation(chunks[0]), double_backward(problem.model):
-            problem.budget.check()
             with second_derivative_explained():
                 product, count = graph(problem, chunks[0], space.weights)
 
             def retained(vector: Tensor) -> Tensor:
                 problem.budget.check()
                 with second_derivative_explained():
-                    result = space.flat(product(space.split(vector)))
-                if not ranks.sharded:
-                    ranks.add_up([result])
-                problem.evaluations.hessian_vector_products += 1
-                return result / ranks.sums([count])[0]
+                    return mean(space.flat(product(space.split(vector))), count)
 
             yield retained
     finally:

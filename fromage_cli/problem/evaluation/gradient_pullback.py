@@ -32,23 +32,18 @@ def pull_back_gradient(
     """The derivative of <adjoint, gradient> + the terms by the weights and by what the loss is made with.
 
     `adjoint_of` gives the adjoint of the gradient once that is known; a tensor that receives none is left out of both.
-    Of several chunks the gradient is computed first, and each chunk's graph is built again. Raises MismatchError where
-    the loss has no second derivative.
+    Of several chunks, or ranks, the gradient is computed first, and each chunk's graph is built again. `terms` are of
+    one process. Raises MismatchError where the loss has no second derivative.
     """
-    weights, chunks = [tensor.parameter for tensor in tensors], part.chunks()
+    weights, chunks = [tensor.parameter for tensor in tensors], part.own_chunks()
     begins = [*weights, *in_loss.values()]
     total, adjoint, count = [torch.zeros_like(value) for value in begins], None, 1.0
-    if len(chunks) > 1:
+    if len(chunks) > 1 or part.ranks.several:
         _, known = gradients_of(part)
         adjoint = adjoint_of({t.name: known[t.name] for t in tensors if t.name in known})
-        with torch.no_grad():
-            counts = []
-            for chunk in chunks:
-                with part.evaluation(chunk):
-                    counts.append(part.loss(part.model, chunk).count)
-        count = sum(counts)
+        count = targets_of(part)
+    part.budget.check()
     for chunk in chunks:
-        part.budget.check()
         with part.evaluation(chunk), second_derivative_explained():
             with double_backward(part.model):
                 found = part.loss(part.model, chunk)
@@ -60,7 +55,7 @@ def pull_back_gradient(
             if adjoint is None:
                 adjoint = adjoint_of({name: gradient.detach() for name, gradient in gradients.items()})
             slopes = list(terms())
-            if any(bool(each.any()) for each in adjoint.values()):
+            if any(bool(adjoint[name].any()) for name in gradients):
                 slopes += [(gradient * adjoint[name]).sum() for name, gradient in gradients.items()]
             if slopes:
                 for leaf in in_loss.values():
@@ -72,13 +67,27 @@ def pull_back_gradient(
                 ]
                 part.drop_gradients()
     part.drop_gradients()
+    part.ranks.add_up(total)
     return total
+
+
+def targets_of(part: Problem) -> float:
+    """The loss's denominator on all rows, by a forward pass."""
+
+    def count() -> float:
+        found = 0.0
+        for chunk in part.own_chunks():
+            with part.evaluation(chunk):
+                found += part.loss(part.model, chunk).count
+        return part.ranks.sums([found])[0]
+
+    return part.conditions.without_graph(count)
 
 
 class GradientGraph:
     """A gradient with its graph, at given weights that stay as they are while the model moves on.
 
-    For a batch in one piece; see `can_be_kept`.
+    For a batch in one piece, or in one for each rank, which holds the graph of its own rows; see `can_be_kept`.
     """
 
     def __init__(
@@ -91,9 +100,10 @@ class GradientGraph:
     ) -> None:
         """Costs a gradient, which is computed `within` a context. Raises MismatchError without a second derivative."""
         part.budget.check()
+        self._own: list[Tensor | None] = [None] * len(tensors)
+        """The gradients of this rank's rows, with their graphs."""
         self.part, self.tensors, self.in_loss = part, tensors, in_loss
         self.weights = [weights[tensor.name].detach().requires_grad_() for tensor in tensors]
-        (chunk,) = part.chunks()
         kept: dict[int, int] = {}
 
         def count(tensor: Tensor) -> Tensor:
@@ -101,20 +111,27 @@ class GradientGraph:
             kept[storage.data_ptr()] = storage.nbytes()
             return tensor
 
-        with self._in_place(), part.evaluation(chunk), within(), saved_tensors_hooks(count, lambda tensor: tensor):
-            found = part.loss(part.model, chunk)
-            loss = found.total / found.count
-            one = torch.ones((), dtype=loss.dtype, device=loss.device, requires_grad=True)
-            gradients = torch.autograd.grad(loss * one, self.weights, create_graph=True, allow_unused=True)
-        self.loss, self.nbytes = float(loss.detach()), sum(kept.values())
-        self.complete = all(gradient is not None for gradient in gradients)
+        ranks, chunks = part.ranks, part.own_chunks()
+        if not chunks:  # a rank without rows
+            total, targets = ranks.sums([0.0, 0.0])
+        for chunk in chunks:
+            with self._in_place(), part.evaluation(chunk), within(), saved_tensors_hooks(count, lambda tensor: tensor):
+                found = part.loss(part.model, chunk)
+                total, targets = ranks.sums([float(found.total.detach()), found.count])
+                mean = found.total / targets
+                one = torch.ones((), dtype=mean.dtype, device=mean.device, requires_grad=True)
+                self._own = list(torch.autograd.grad(mean * one, self.weights, create_graph=True, allow_unused=True))
+        self.loss, self.nbytes = total / targets, int(max(ranks.of_each(sum(kept.values()))))
+        self.complete = all(ranks.sums([float(gradient is not None) for gradient in self._own]))
         """Whether the model used the weights that were put in its place, and not others that it holds elsewhere."""
-        self._gradients = [g for g in gradients if g is not None]
-
-    @property
-    def gradients(self) -> dict[str, Tensor]:
-        """By tensor name."""
-        return {t.name: g.detach() for t, g in zip(self.tensors, self._gradients, strict=True)}
+        self.gradients: dict[str, Tensor] = {}
+        """By tensor name; none unless all are there."""
+        if self.complete:
+            held = zip(tensors, self.weights, self._own, strict=True)
+            self.gradients = {t.name: torch.zeros_like(w) if g is None else g.detach() for t, w, g in held}
+        if ranks.several:
+            self.gradients = {name: gradient.clone() for name, gradient in self.gradients.items()}
+            ranks.add_up(list(self.gradients.values()))
 
     def pull_back(self, adjoint: Mapping[str, Tensor], terms: Sequence[Tensor] = ()) -> list[Tensor]:
         """The derivative of <adjoint, gradient> + the terms by the weights and by what the loss is made with.
@@ -124,11 +141,15 @@ class GradientGraph:
         begins = [*self.weights, *self.in_loss.values()]
         if not terms and not any(bool(each.any()) for each in adjoint.values()):
             return [torch.zeros_like(value) for value in begins]
-        with self._in_place():
-            # the whole graph is run, so that an operation in it that is differentiable only once says so
-            given = [*(adjoint[tensor.name] for tensor in self.tensors), *(torch.ones_like(term) for term in terms)]
-            torch.autograd.backward([*self._gradients, *terms], given)
-        return [torch.zeros_like(value) if value.grad is None else value.grad for value in begins]
+        own = [(g, adjoint[t.name]) for t, g in zip(self.tensors, self._own, strict=True) if g is not None]
+        own += [(term, torch.ones_like(term)) for term in terms]
+        if own:
+            with self._in_place():
+                # the whole graph is run, so that an operation in it that is differentiable only once says so
+                torch.autograd.backward([ending for ending, _ in own], [given for _, given in own])
+        found = [torch.zeros_like(value) if value.grad is None else value.grad for value in begins]
+        self.part.ranks.add_up(found)
+        return found
 
     @contextmanager
     def _in_place(self) -> Iterator[None]:
@@ -179,9 +200,10 @@ def gradient_by_scalars(
     The order of the two derivatives does not matter: the derivative by a scalar is itself differentiated by the
     weights. Raises MismatchError where the loss has no second derivative.
     """
+    problem.budget.check()
     weights = [tensor.parameter for tensor in tensors]
     found, count = {name: [torch.zeros_like(weight) for weight in weights] for name in in_loss}, 0.0
-    for chunk in problem.chunks():
+    for chunk in problem.own_chunks():
         with twice_differentiated(problem, chunk):
             terms = problem.loss(problem.model, chunk)
             one = torch.ones((), dtype=terms.total.dtype, device=terms.total.device, requires_grad=True)
@@ -196,5 +218,7 @@ def gradient_by_scalars(
                     found[name] = [whole + part for whole, part in zip(found[name], parts, strict=True)]
             count += terms.count
     problem.drop_gradients()
+    problem.ranks.add_up([whole for parts in found.values() for whole in parts])
+    (count,) = problem.ranks.sums([count])
     problem.evaluations.hessian_vector_products += len(in_loss)
     return {name: [whole / count for whole in parts] for name, parts in found.items()}

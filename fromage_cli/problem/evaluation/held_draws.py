@@ -19,7 +19,8 @@ def on_parts(problem: Problem, parts: Sequence[Batch]) -> list[Problem]:
     """
     alone = [problem.on(part) for part in parts]
     problem.draws_apart = problem.draws_noise
-    if problem.draws_noise and problem.micro_batch is None and not problem.conditions.drew_elsewhere:
+    seen = problem.micro_batch is None and not problem.ranks.several and not problem.conditions.drew_elsewhere
+    if problem.draws_noise and seen:
         with suppress(MismatchError):  # it cannot be evaluated so
             problem.draws_apart = not _held(problem, alone)
     return alone

@@ -21,6 +21,7 @@ def linearised_losses(
     cancels between dw and -dw; without it, and in float64, small dw do not drown in rounding.
     J dw is the derivative of J^T u by u, which is linear in u: one graph serves all, built anew for each chunk.
     """
+    problem.budget.check()
     totals, count = [0.0] * len(moves), 0.0
     slopes = [torch.zeros_like(move) for move in moves]
     for chunk in problem.own_chunks():

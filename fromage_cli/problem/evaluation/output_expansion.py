@@ -42,10 +42,11 @@ class Expansion:
 
 
 def expand_outputs(problem: Problem, space: WeightSpace, direction: Sequence[Tensor]) -> list[Expansion]:
-    """The expansion of every chunk of this rank along a direction, tensors shaped as the weights.
+    """The expansion of every chunk of this rank's rows along a direction, tensors shaped as the weights.
 
     For losses that are a known function of the output. Raises MismatchError without a second derivative.
     """
+    problem.budget.check()
     found = []
     for chunk in problem.own_chunks():
         with twice_differentiated(problem, chunk):
@@ -71,6 +72,7 @@ def model_gradient(problem: Problem, space: WeightSpace, displacement: Sequence[
     """
     loss = problem.loss
     assert isinstance(loss, SupervisedLoss)
+    problem.budget.check()
     total, count, gradient = 0.0, 0.0, [torch.zeros_like(weight) for weight in space.weights]
     for chunk in problem.own_chunks():
         with twice_differentiated(problem, chunk):
@@ -84,8 +86,7 @@ def model_gradient(problem: Problem, space: WeightSpace, displacement: Sequence[
         total, count = total + float(terms.total.detach()), count + terms.count
         for whole, first, second in zip(gradient, pulled, turned, strict=True):
             whole.add_(first.detach() + second)
-    if not problem.ranks.sharded:
-        problem.ranks.add_up(gradient)
+    problem.ranks.add_up(gradient)
     total, count = problem.ranks.sums([total, count])
     problem.evaluations.hessian_vector_products += EXPANSION_PRODUCTS + 1.0
     return total / count, [part.div_(count) for part in gradient]
@@ -104,5 +105,3 @@ def _expansion(
     if curvature.requires_grad:  # an output that is linear in the weights has none
         (second,) = torch.autograd.grad(curvature, cotangent, retain_graph=True, materialize_grads=True)
     return Expansion(output.detach(), first.detach(), second.detach(), target, chunk)
-
-

@@ -42,6 +42,7 @@ def require_faithful_split(problem: "Problem") -> None:
             f"Compute without {flag}, use a smaller batch, or give --mode eval.",
         )
     split, whole = _split_and_whole(problem)
+    problem.conditions.drew = problem.ranks.any(bool(problem.conditions.drew))  # it may depend on the rows
     scale = max(abs(whole), 1e-12)  # a loss of zero has no relative gap
     gap, doubt = abs(split - whole) / scale, 0.0
     if gap > SPLIT_TOLERANCE and problem.conditions.drew:

@@ -11,14 +11,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.distributed.tensor import DTensor, Partial
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from fromage_cli.problem.networks.layers import GATHERS
-from fromage_cli.shards import is_sharded, together, whole
+from fromage_cli.shards import is_sharded, rows_added_up, whole
 
 
 class Gather(torch.autograd.Function):
@@ -41,16 +40,10 @@ class AddUp(torch.autograd.Function):
     """The sum over ranks of a tensor that each has whole, cut into rows."""
 
     @staticmethod
-    def forward(ctx: Any, own: Tensor, like: DTensor, number: int) -> Tensor:
+    def forward(ctx: Any, own: Tensor, like: Tensor, number: int) -> Tensor:
         """Adds them up; `like`: spread as the sum is to be."""
         ctx.number = number
-        own = own.detach().to_dense() if own.is_sparse else own.detach().contiguous()
-
-        def reduce() -> DTensor:
-            parts = DTensor.from_local(own, like.device_mesh, [Partial()], run_check=False)
-            return parts.redistribute(like.device_mesh, like.placements)
-
-        return together(-number, reduce)
+        return rows_added_up(own.detach().to_dense() if own.is_sparse else own.detach(), like, number)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -13,8 +12,8 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from fromage_cli import ranks
 from fromage_cli.checkpoints.names.naming import listed
 from fromage_cli.errors import MismatchError
-from fromage_cli.process_memory import give_back_large_blocks
 from fromage_cli.problem.networks.gathering import gather_in_forward
+from fromage_cli.process_memory import give_back_large_blocks
 from fromage_cli.shards import contiguous_strides, own_rows, whole_numbers
 
 

@@ -13,8 +13,8 @@ from fromage_cli.counting import counted, first_names
 from fromage_cli.errors import MismatchError, NotFiniteError
 from fromage_cli.problem.networks.hugging_face_weights import as_transformers_reads, may_be_missing
 from fromage_cli.problem.networks.layers import TrainableTensor, plain_name, unwrapped
-from fromage_cli.shards import is_sharded, own_part, rows_of, spread_as
 from fromage_cli.problem.networks.weight_names import Match, is_computed, match_names, missing_names, names_error
+from fromage_cli.shards import is_sharded, own_part, rows_of, spread_as
 
 if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
@@ -208,7 +208,9 @@ def _copy(expected: Mapping[str, Tensor], checkpoint: "Checkpoint", match: Match
             continue
         value.copy_(tensor)
         filled[key] = stored
-        weight = isinstance(expected[targets[stored]], nn.Parameter) or stored.endswith(("running_mean", "running_var"))  # no mask
+        weight = isinstance(expected[targets[stored]], nn.Parameter) or stored.endswith(
+            ("running_mean", "running_var")
+        )  # no mask
         # what is not finite would show in the sum, which needs no memory
         if weight and (value.is_floating_point() or value.is_complex()) and not bool(value.sum().isfinite()):
             count = int((~value.isfinite()).sum())  # none where only the sum was too large

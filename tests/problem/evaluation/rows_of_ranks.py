@@ -1,20 +1,19 @@
-"""Run as one of several ranks, or alone: prints a problem's loss, gradient and curvature products as JSON."""
+"""Problems whose rows are split over ranks, and everything that is summed over rows."""
 
-import json
-import os
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fromage_cli import ranks
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, gauss_newton, hessian
+from fromage_cli.problem.evaluation.gradient_pullback import GradientGraph, gradient_by_scalars, pull_back_gradient
 from fromage_cli.problem.evaluation.linearised_loss import linearised_losses
+from fromage_cli.problem.evaluation.output_expansion import expand_outputs, model_gradient, model_loss
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.evaluation.streamed_hessian import visit_hessian_vector_product
+from fromage_cli.problem.losses.hyperparameters import LABEL_SMOOTHING, leaves, training_loss
 from fromage_cli.problem.losses.losses import resolve_loss
 
 
@@ -34,17 +33,35 @@ class Tied(nn.Module):
         return functional.linear(hidden.tanh(), self.table.weight)
 
 
-def problem_of(case: str) -> Problem:
-    """The problem of a case, in float64."""
+class Residual(nn.Module):
+    """Two branches, each added to what it reads, and a vector that is added to every row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+        self.shift, self.head = nn.Parameter(torch.randn(1, 4)), nn.Linear(4, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Scores, (rows, 3)."""
+        hidden = inputs + self.shift
+        for branch in self.branches:
+            hidden = hidden + branch(hidden).tanh()
+        return self.head(hidden)
+
+
+def problem_of(case: str, dtype: torch.dtype = torch.float64) -> Problem:
+    """The problem of a case."""
     torch.manual_seed(0)
-    rows = {"uneven": 8, "one row": 1}.get(case, 10)
+    rows = {"uneven": 8, "one row": 1, "hundred": 100}.get(case, 10)
     network: nn.Module = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
-    inputs, targets = torch.randn(rows, 4, dtype=torch.float64), torch.randint(3, (rows,))
+    inputs, targets = torch.randn(rows, 4, dtype=dtype), torch.randint(3, (rows,))
+    if case == "residual":
+        network = Residual()
     if case == "ignored":
         targets[:6] = -100
     if case == "tied":
         network, inputs, targets = Tied(), torch.tensor([0, 1, 2, 0, 3, 4, 5, 6, 1, 2]), torch.randint(7, (rows,))
-    network.double()
+    network.to(dtype)
     batch = Batch((inputs, targets), rows, "here")
     further: tuple[Batch, ...] = ()
     if case == "two batches":
@@ -58,7 +75,7 @@ def numbers(problem: Problem) -> dict[str, list[float]]:
     space = WeightSpace(problem.receiving)
     generator = torch.Generator().manual_seed(1)
     size = sum(weight.numel() for weight in space.weights)
-    vectors = [torch.randn(size, generator=generator, dtype=torch.float64) for _ in range(2)]
+    vectors = [torch.randn(size, generator=generator, dtype=problem.dtype) for _ in range(2)]
     found = {"value": [problem.value()], "loss": [problem.base.loss]}
     found["gradient"] = space.flat([problem.base.gradients[t.name] for t in problem.receiving]).tolist()
     for name, operator in (("hessian", hessian), ("gauss-newton", gauss_newton)):
@@ -73,12 +90,28 @@ def numbers(problem: Problem) -> dict[str, list[float]]:
     found["linearised"] = [x for total, slope in linear for x in (total, *slope.tolist())]
     with problem.steady():
         found["steady"] = [problem.value()]
-    return found
+    displacement = space.split(0.1 * vectors[0])
+    found["expanded"] = [model_loss(problem, expand_outputs(problem, space, displacement), 0.7)]
+    value, parts_of_model = model_gradient(problem, space, displacement)
+    found["expanded gradient"] = [value, *space.flat(parts_of_model).tolist()]
+    return found | pulled_back(problem, space)
 
 
-if __name__ == "__main__":
-    with ranks.scope():
-        place = ranks.Place.found(os.environ)
-        if place is not None:
-            ranks.join(place)
-        sys.stdout.write(json.dumps(numbers(problem_of(sys.argv[1]))))
+def pulled_back(problem: Problem, space: WeightSpace) -> dict[str, list[float]]:
+    """What is pulled back through the gradient of a loss with label smoothing, on the first batch."""
+    part, in_loss = problem.on(problem.batch), leaves({LABEL_SMOOTHING: 0.1}, problem.device)
+    part.loss, tensors = training_loss(problem.loss, in_loss), space.tensors
+
+    def adjoint(gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: 2.0 * gradient + gradient.square() for name, gradient in gradients.items()}
+
+    found = {"pulled back": pull_back_gradient(part, tensors, in_loss, adjoint)}
+    by_scalar = gradient_by_scalars(part, tensors, in_loss)
+    found["by scalar"] = by_scalar[LABEL_SMOOTHING]
+    if part.micro_batch is None:
+        fresh = leaves({LABEL_SMOOTHING: 0.1}, problem.device)
+        part.loss = training_loss(problem.loss, fresh)
+        graph = GradientGraph(part, tensors, {t.name: t.parameter for t in tensors}, fresh)
+        found["graph"] = list(graph.gradients.values())
+        found["graph pulled back"] = graph.pull_back(adjoint(graph.gradients))
+    return {name: [float(x) for each in values for x in each.flatten()] for name, values in found.items()}

@@ -1,43 +1,58 @@
 """Numbers of a problem whose rows are split over real ranks, against those of one process."""
 
-import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+import torch
 
-WORK = Path(__file__).with_name("rows_of_ranks.py")
-
-
-def alone_and_together(count: int, case: str) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """What the script prints in one process, and the first of so many ranks."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    base = {**os.environ, "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    ranks = [{**base, "RANK": str(rank), "WORLD_SIZE": str(count)} for rank in range(count)]
-    processes = [
-        subprocess.Popen([sys.executable, str(WORK), case], env=environment, stdout=subprocess.PIPE, text=True)
-        for environment in (base, *ranks)
-    ]
-    printed = [process.communicate(timeout=120)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * (count + 1)
-    assert printed[2:] == [printed[1]] * (count - 1), "every rank has the same bits"
-    return json.loads(printed[0]), json.loads(printed[1])
-
+from fromage_cli.problem.conditions.budget import Budget
+from tests.forked_ranks import run_ranks
+from tests.problem.evaluation.rows_of_ranks import numbers, problem_of
 
 CASES = [
-    *((2, "plain"), (3, "uneven"), (2, "micro-batches"), (3, "ignored")),
+    *((2, "plain"), (3, "uneven"), (2, "micro-batches"), (3, "micro-batches"), (3, "ignored")),
     *((2, "tied"), (2, "one row"), (2, "two batches")),
 ]
 
 
+def numbers_of(*cases: str) -> list[dict[str, list[float]]]:
+    return [numbers(problem_of(case)) for case in cases]
+
+
+def require_numbers_of_one_process(count: int, *cases: str) -> None:
+    in_one = numbers_of(*cases)  # before ranks begin, so that they find everything loaded
+    first, *others = run_ranks(count, numbers_of, *cases)
+    assert others == [first] * (count - 1), "every rank has the same bits"
+    for alone, together in zip(in_one, first, strict=True):
+        assert alone.keys() == together.keys()
+        for name, expected in alone.items():
+            assert together[name] == pytest.approx(expected, rel=1e-12, abs=1e-13), name
+
+
 @pytest.mark.parametrize(("count", "case"), CASES)
 def test_loss_gradient_and_products_are_those_of_one_process(count: int, case: str) -> None:
-    alone, together = alone_and_together(count, case)
-    assert alone.keys() == together.keys()
+    require_numbers_of_one_process(count, case)
+
+
+def test_sixty_four_ranks_share_many_rows_and_few() -> None:
+    require_numbers_of_one_process(64, "hundred", "tied")
+
+
+def test_in_single_precision_they_are_but_for_rounding() -> None:
+    def single() -> dict[str, list[float]]:
+        return numbers(problem_of("hundred", torch.float32))
+
+    alone, (together, *_) = single(), run_ranks(3, single)
     for name, expected in alone.items():
-        assert together[name] == pytest.approx(expected, rel=1e-12, abs=1e-13), name
+        largest = max(abs(value) for value in expected)
+        assert together[name] == pytest.approx(expected, rel=1e-6, abs=1e-6 * largest), name
+
+
+def test_ranks_with_different_numbers_of_chunks_look_at_limits_together() -> None:
+    """Ten rows of three ranks are 3, 3 and 4: with chunks of 3 one of them has two, and the others one."""
+
+    def limited() -> list[float]:
+        problem = problem_of("plain")
+        problem.micro_batch, problem.budget = 3, Budget(seconds=3600.0)
+        return [x for values in numbers(problem).values() for x in values]
+
+    first, *others = run_ranks(3, limited)
+    assert others == [first] * 2
