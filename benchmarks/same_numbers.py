@@ -40,7 +40,7 @@ first entry that fits a field counts. Examples:
     ("*.settings.reload", None),  # went, in every command
     (None, "sharpness.result.effort"),  # was added
 """
-LEFT_OUT = ("*.tool.version", "*.tool.seconds", "*.tool.peak_memory")
+LEFT_OUT = ("*.tool.version", "*.tool.seconds", "*.tool.peak_memory", "*.tool.peak_device_memory")
 """Fields, as in RENAMED, that differ between two runs of the same numbers."""
 CHANGED = {
     "intrinsic-lr.result.layers.*.effective_learning_rate": "Muon has one",

@@ -72,3 +72,7 @@ class ResourceError(FromageError):
 
     exit_code = 7
     code = "resources"
+
+
+class OutOfMemory(ResourceError):
+    """An allocation failed."""

@@ -24,10 +24,16 @@ def peak_memory() -> int | None:
 
     It is what `--max-memory` limits and what `--estimate` foretells. torch is not imported to find out.
     """
+    on_devices = peak_device_memory()
+    return largest_resident() if on_devices is None else on_devices
+
+
+def peak_device_memory() -> int | None:
+    """Bytes that torch has allocated at most on CUDA devices, together; None where none is in use."""
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        return sum(int(torch.cuda.max_memory_allocated(index)) for index in range(torch.cuda.device_count()))
-    return largest_resident()
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    return sum(int(torch.cuda.max_memory_allocated(index)) for index in range(torch.cuda.device_count()))
 
 
 def largest_resident() -> int | None:

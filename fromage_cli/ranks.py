@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from fromage_cli.errors import FromageError, MismatchError, ResourceError, UsageError
+from fromage_cli.errors import FromageError, MismatchError, OutOfMemory, ResourceError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +30,8 @@ PACKED = 1 << 20
 """Elements up to which several tensors are added up in one reduction."""
 FIRST_PORT, PORTS = 20_000, 20_000
 """Ports of which a SLURM step takes one, by the number of its job and step."""
+OUT_OF_MEMORY = 1 << 62
+"""What a rank says in place of its next sum."""
 ENDED_BY_SIGNALS = (130, 143)
 LAUNCHED = "FROMAGE_LAUNCHED"
 """Set in ranks that `--nproc` started: their launcher says what became of them."""
@@ -42,6 +44,13 @@ class RankLost(FromageError):
     code = "rank-lost"
     left_word = False
     """Whether it said why."""
+
+
+class OutOfMemoryOfRanks(OutOfMemory):
+    """Memory ran out on one of several ranks, and all have heard of it."""
+
+    def __init__(self) -> None:
+        super().__init__("Memory ran out on one of the ranks.", "Use a smaller batch, or give --micro-batch N.")
 
 
 @dataclass(frozen=True)
@@ -112,7 +121,8 @@ class Ranks:
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Let each tensor become its sum over all ranks, in place; small ones share a reduction.
 
-        One that is spread over ranks was added up when it came about. The sums are the same bits on every rank. Raises RankLost where another rank has ended.
+        One that is spread over ranks was added up when it came about. The sums are the same bits on every rank. Raises
+        RankLost where another rank has ended.
         """
         import torch
 
@@ -167,13 +177,21 @@ class Ranks:
             )
 
     def require_next(self, number: int) -> None:
-        """Raise MismatchError on every rank where they are not about to make the same sum; `number`: which one."""
+        """Raise MismatchError on every rank where they are not about to make the same sum; `number`: which one.
+
+        Raises OutOfMemory where another rank says that its memory ran out, with OUT_OF_MEMORY as its number.
+        """
         import torch
         from torch import distributed
 
-        numbers = [torch.zeros((), dtype=torch.int64) for _ in range(self.count)]
-        distributed.all_gather(numbers, torch.tensor(number))
-        if len({int(one) for one in numbers}) > 1:
+        ends = torch.tensor([number, -number])  # one small sum takes fewer rounds than a list of all numbers
+        distributed.all_reduce(ends, distributed.ReduceOp.MAX)
+        largest, least = int(ends[0]), -int(ends[1])
+        if number == OUT_OF_MEMORY:
+            return
+        if largest == OUT_OF_MEMORY:
+            raise OutOfMemoryOfRanks
+        if largest != least:
             raise MismatchError(
                 "Ranks use the network's weights in different order, so its parts cannot be put together.",
                 "A network that chooses layers by its data cannot be sharded. Compute without --shard.",

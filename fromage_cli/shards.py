@@ -129,7 +129,7 @@ def _gathered(tensor: DTensor) -> Tensor:
 
 
 def _scattered(own: Tensor, like: DTensor) -> Tensor:
-    """This rank's rows of the sum; gloo adds up all rows sooner than it scatters them."""
+    """The sum's rows of this rank; gloo adds up all rows sooner than it scatters them."""
     import torch
     from torch import distributed
     from torch.distributed.tensor import DTensor, Partial

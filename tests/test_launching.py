@@ -100,6 +100,50 @@ def test_a_rank_that_fails_alone_ends_all_with_its_message() -> None:
     assert told["status"] == "error" and told["error"]["message"].startswith("Rank 1: ") and "441" in err
 
 
+def small_memory(folder: Path, rank: int, rows: int) -> list[str]:
+    """The problem with a network that fails on one rank above so many rows."""
+    (folder / "small.py").write_text(
+        f"""
+import os, torch
+
+class Small(torch.nn.Linear):
+    def forward(self, x):
+        if os.environ.get("RANK", "{rank}") == "{rank}" and len(x) > {rows}:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB")
+        return super().forward(x)
+
+def build():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(Small(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
+
+def batch():
+    return torch.randn(10, 6), torch.randint(3, (10,))
+"""
+    )
+    return ["--model", f"{folder / 'small.py'}:build", "--batch", f"{folder / 'small.py'}:batch"]
+
+
+def test_ranks_whose_memory_is_too_small_take_chunks_together(tmp_path: Path) -> None:
+    words = ["sharpness", *small_memory(tmp_path, 1, 2), "--optimizer", "sgd", "--lr", "0.5", "--dtype", "float64"]
+    (code, out, err), (other, nothing, silent) = together([[*words, "--json"]] * 2)
+    explicit = run(*words, "--micro-batch", "2", "--json", RANK="0", WORLD_SIZE="1")
+    assert (code, other, nothing, silent) == (0, 0, "", "")
+    first, second = json.loads(out), json.loads(explicit.stdout)
+    assert first["tool"]["ranks"] == 2 and second["tool"]["ranks"] == 1
+    assert first["settings"]["micro_batch"] == 2 and "evaluated in chunks of 2 rows." in err
+    assert first["result"]["eigenvalues"][0]["value"] == pytest.approx(
+        second["result"]["eigenvalues"][0]["value"], rel=1e-9
+    )
+
+
+def test_a_rank_without_memory_ends_all_with_one_message(tmp_path: Path) -> None:
+    words = ["breakdown", *small_memory(tmp_path, 1, 0), "--json"]
+    (code, out, err), (other, nothing, silent) = together([words, words])
+    assert (code, other, nothing, silent) == (7, 7, "", "")
+    assert err.count("error: ") == 1 and "one row alone does not fit" in err and "Traceback" not in err
+    assert json.loads(out)["status"] == "error"
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_rank_that_is_killed_ends_all_with_one_message(number: int) -> None:
     words = ["breakdown", *PROBLEM, "--nproc", "2", "--eta", "1e-4:1:4000", "--json"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fromage_cli import process_memory
-from fromage_cli.process_memory import largest_resident, peak_memory
+from fromage_cli.process_memory import largest_resident, peak_device_memory, peak_memory
 
 PROGRAM = "from fromage_cli.process_memory import largest_resident; print(largest_resident())"
 
@@ -45,3 +45,11 @@ def test_on_a_device_its_memory_counts_and_no_other(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda index: 100 + index)
     assert peak_memory() == 201
+
+
+def test_memory_of_accelerators_is_that_of_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert peak_device_memory() is None
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda index: 1000 + index)
+    assert peak_device_memory() == peak_memory() == 2001

@@ -12,6 +12,7 @@ from fromage_cli.counting import counted, first_names
 from fromage_cli.errors import ResourceError, UsageError
 from fromage_cli.findings import Finding
 from fromage_cli.problem.user_code.forms import BUILT_IN_LOSSES
+from fromage_cli.process_memory import peak_device_memory, peak_memory
 from fromage_cli.terminal.answer import Answer, CheckpointRecord, EstimateResult, NoiseRecord, ProblemRecord, Provenance
 from fromage_cli.terminal.optimizer_options import OptimizerOptions
 from fromage_cli.terminal.session import typed
@@ -171,7 +172,7 @@ class Intake:
             problem=replace(self.record, noise=noise),
             provenance=provenance(self.problem),
             header=(*self.header, *answer.header),
-            notes=(*self.notes, *drawn, *answer.notes),
+            notes=(*self.notes, *self.problem.fitting, *drawn, *answer.notes),
             details=(*self.details, *answer.details),
             findings=(*self.findings, *([one_draw_of_many(noise)] if noise is not None else []), *answer.findings),
             settings={**self.settings, **answer.settings},
@@ -223,6 +224,7 @@ class Intake:
         loss = self.problem.loss.name
         return {
             "mode": self.problem.mode,
+            "micro_batch": self.problem.micro_batch,
             "device": str(self.problem.device),
             "loss": loss if loss in BUILT_IN_LOSSES or ":" in loss else "auto",
             "batch": self.problem.batch.source,
@@ -261,14 +263,19 @@ def given_settings(options: OptimizerOptions) -> Given:
 
 
 def provenance(problem: Problem) -> Provenance:
-    """What was computed on a problem so far, and where."""
-    evaluations = problem.evaluations
+    """What was computed on a problem so far, and where; called on every rank at once."""
+    evaluations, together = problem.evaluations, problem.ranks
+    own = [0.0] * (2 * together.count)
+    own[2 * together.index : 2 * together.index + 2] = [peak_memory() or 0, peak_device_memory() or 0]
+    peaks = together.sums(own)
     return Provenance(
         device=str(problem.device),
         dtype=str(problem.dtype).removeprefix("torch."),
         gradient_evaluations=evaluations.gradients,
         forward_evaluations=evaluations.forwards,
         hvp_evaluations=evaluations.hessian_vector_products,
+        peak_memory=int(max(peaks[::2])),
+        peak_device_memory=int(max(peaks[1::2])),
     )
 
 

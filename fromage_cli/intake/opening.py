@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -75,7 +75,8 @@ def open_problem(
 
     budget = Budget(run.time_limit, run.max_memory)  # from here on: loading torch takes its time too
     place = ckpt if ckpt is None or isinstance(ckpt, str) else ckpt.place
-    key = repr((place, model, batch, run.device, run.dtype, run.seed, run.autocast, run.shard, spare, in_loss))
+    asked = (run.device, run.dtype, run.seed, run.autocast, run.recompute, run.shard)
+    key = repr((place, model, batch, *asked, spare, in_loss))
     options = (model, batch, run)
     return shared(key, budget, lambda: _open_anew(ckpt, options, budget, spare=spare, in_loss=in_loss))
 
@@ -93,40 +94,20 @@ def _open_anew(
     with progress("loading torch"):
         import torch
 
+        from fromage_cli.problem.evaluation.fitting import fitted
         from fromage_cli.problem.evaluation.problem import Problem
         from fromage_cli.problem.losses.losses import are_one_hot, resolve_loss
         from fromage_cli.problem.losses.summed_loss import SummedLoss, recognise_sum
-        from fromage_cli.problem.networks.models import build_model, converted
-        from fromage_cli.problem.networks.unsupported import refuse_unsupported
-        from fromage_cli.problem.networks.weights import load_weights
 
     device, dtype = torch_device(run.device), getattr(torch, run.dtype)
     if run.shard:
         require_shards(checkpoint)
-        from fromage_cli.problem.evaluation.shard_check import require_right_products
-        from fromage_cli.problem.networks.sharding import share_weights, spread, without_memory
-
-        require_right_products(device)
     budget.confine(device)
     unnamed = {"model": model.model is None, "loss": batch.loss == "auto"}
     declared.check(*(name for name, left_open in unnamed.items() if left_open))
-    build = partial(build_model, model.model or "auto", model.model_arguments, checkpoint, declared)
-    with progress("building the network"), without_memory() if run.shard else nullcontext():
-        network, description = build(seed=run.seed)
-    notes = (*(checkpoint.notes if checkpoint is not None else ()), *declared.notes)
-    refuse_unsupported(network)
-    converted(network, dtype)
-    if run.shard:
-        spread(network, device)
-    try:
-        notes += load_weights(network, checkpoint) if checkpoint is not None else (OWN_WEIGHTS,)
-    except MismatchError as error:
-        if checkpoint is None or model.model in (None, "auto", "hf"):
-            raise
-        raise naming_settings(error, checkpoint) from error
-    network.to(device)
-    if run.shard:
-        share_weights(network)
+    build = partial(_built, model, run, checkpoint, declared)
+    network, description, noted = _network(build, checkpoint, model, run)
+    notes = (*(checkpoint.notes if checkpoint is not None else ()), *declared.notes, *noted)
     with progress("reading the batch"):
         loaded = _load_batches(batch, declared, model.trust, run.seed, spare)
     data, *further = [found.to(device, dtype) for found in loaded[: batch.batches]]
@@ -163,7 +144,7 @@ def _open_anew(
     evaluations = problem.evaluations
     evaluations.doing = "checking that the loss is the same when computed twice"
     with progress("", work=Work(lambda: 0.0, lambda: evaluations.doing)):  # it says what goes on before the measuring
-        problem.require_steadiness()
+        fitted(problem, problem.require_steadiness)
     several = f"{len(problem.batches)} batches, " if further else ""
     rows = f"batch: {several}{counted(problem.rows, 'row')} from {data.source}; loss: {loss.name}; mode: {mode}"
     doubts = [SUMMED_LOSS] if isinstance(loss, SummedLoss) else []
@@ -174,7 +155,7 @@ def _open_anew(
         declared,
         description,
         notes,
-        build=lambda seed: build(seed=seed)[0],
+        build=lambda seed: build(seed)[0],
         findings=tuple(doubts),
         network=model.model or declared.model or "auto",
         details=(*(checkpoint.picked if checkpoint is not None else ()), f"model: {description}", rows),
@@ -192,6 +173,56 @@ def require_shards(checkpoint: Checkpoint | None) -> None:
             "--shard reads each process's part of the weights from a checkpoint, and none was given.",
             "Give CKPT, or leave --shard out.",
         )
+
+
+def _network(
+    build: Callable[[int], tuple[nn.Module, str]],
+    checkpoint: Checkpoint | None,
+    model: ModelOptions,
+    run: RunOptions,
+) -> tuple[nn.Module, str, tuple[str, ...]]:
+    """The network with its weights, how it is described, and what the user should know of the weights."""
+    import torch
+
+    from fromage_cli.problem.networks.models import converted
+    from fromage_cli.problem.networks.unsupported import refuse_unsupported
+    from fromage_cli.problem.networks.weights import load_weights
+
+    device = torch_device(run.device)
+    if run.shard:
+        from fromage_cli.problem.evaluation.shard_check import require_right_products
+        from fromage_cli.problem.networks.sharding import share_weights, spread, without_memory
+
+        require_right_products(device)
+    with progress("building the network"), without_memory() if run.shard else nullcontext():
+        network, description = build(run.seed)
+    refuse_unsupported(network)
+    converted(network, getattr(torch, run.dtype))
+    if run.shard:
+        spread(network, device)
+    try:
+        notes = load_weights(network, checkpoint) if checkpoint is not None else (OWN_WEIGHTS,)
+    except MismatchError as error:
+        if checkpoint is None or model.model in (None, "auto", "hf"):
+            raise
+        raise naming_settings(error, checkpoint) from error
+    network.to(device)
+    if run.shard:
+        share_weights(network)
+    return network, description, notes
+
+
+def _built(
+    model: ModelOptions, run: RunOptions, checkpoint: Checkpoint | None, declared: Declared, seed: int
+) -> tuple[nn.Module, str]:
+    """The network with weights drawn from a seed, computing as asked for, and how it is described."""
+    from fromage_cli.problem.networks.models import build_model
+    from fromage_cli.problem.networks.recomputation import recompute_activations
+
+    network, description = build_model(model.model or "auto", model.model_arguments, checkpoint, declared, seed=seed)
+    if run.recompute:
+        recompute_activations(network)
+    return network, description
 
 
 def require_one_problem(network: nn.Module, batches: Sequence[Batch]) -> None:

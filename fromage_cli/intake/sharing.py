@@ -38,6 +38,7 @@ class _Opened:
         problem = copy(self.intake.problem)
         problem.evaluations, problem.budget = Evaluations(), budget
         base = self.handed.__dict__.get("base")
+        problem.micro_batch, problem.fitting = self.handed.micro_batch, self.handed.fitting
         whole = self.handed.frozen == problem.frozen
         if base is not None and whole and sum(one.numel() for one in base.gradients.values()) <= HELD_ENTRIES:
             for known in ("deferred", "at_first", "noisy"):

@@ -2,25 +2,22 @@
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from fromage_cli.errors import MismatchError
 from fromage_cli.problem.conditions.budget import resident_memory
+from fromage_cli.problem.evaluation.fitting import fitted
 from fromage_cli.problem.evaluation.problem import Evaluations, Problem
-from fromage_cli.problem.evaluation.streamed_hessian import visit_hessian_vector_product
+from fromage_cli.problem.evaluation.streamed_hessian import DOUBLE_BACKWARD_ACTIVATIONS, make_product
 from fromage_cli.problem.networks.layers import TrainableTensor
 from fromage_cli.process_memory import peak_memory
 from fromage_cli.theory.accumulation import distance
 
 FORWARD, PRODUCT = 1.0 / 3.0, 7.0 / 3.0
 """What a forward pass and a Hessian-vector product cost, in gradients."""
-DOUBLE_BACKWARD_ACTIVATIONS = 3.0
-"""Memory of a double-backward graph, in activations of a single one."""
 
 
 def gradients(evaluations: Evaluations) -> float:
@@ -74,13 +71,17 @@ def measure_cost(problem: Problem, products: bool = False) -> Cost:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
+    def first_gradient() -> float:
+        kept.clear()  # of a pass that did not fit
+        return problem.visit_gradient(_ignore)
+
     with saved_tensors_hooks(count, lambda tensor: tensor):
-        gradients = [timed(problem, lambda: problem.visit_gradient(_ignore))]
+        gradients = [timed(problem, lambda: fitted(problem, first_gradient))]
     gradients.append(timed(problem, lambda: problem.visit_gradient(_ignore)))
     if products and not known:
         gradients.append(timed(problem, lambda: problem.base))
     made = problem.evaluations.hessian_vector_products
-    again = [timed(problem, lambda: _product(problem)) for _ in range(2)] if products else [0.0]
+    again = [timed(problem, lambda: make_product(problem)) for _ in range(2)] if products else [0.0]
     again = again if problem.evaluations.hessian_vector_products > made else [0.0]
     loading += gradients[0] - min(gradients) + again[0] - min(again)
     size = sum(tensor.parameter.nbytes for tensor in problem.receiving)
@@ -107,13 +108,6 @@ def point_seconds(problem: Problem) -> float:
 
 def _ignore(*_: object) -> None:
     """Keeps nothing."""
-
-
-def _product(problem: Problem) -> None:
-    """Makes one Hessian-vector product, along the gradient, where the loss has a second derivative."""
-    gradients = problem.base.gradients
-    with suppress(MismatchError):
-        visit_hessian_vector_product(problem, problem.receiving, lambda tensor, _: gradients[tensor.name], _ignore)
 
 
 def timed(problem: Problem, run: Callable[[], object]) -> float:

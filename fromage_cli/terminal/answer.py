@@ -28,6 +28,10 @@ class Provenance:
     """Likewise, forward passes without a gradient."""
     hvp_evaluations: float = 0.0
     """Likewise, Hessian-vector products."""
+    peak_memory: int = 0
+    """Bytes; of several ranks the largest so far."""
+    peak_device_memory: int = 0
+    """Likewise on accelerators; 0 where none is used."""
 
 
 @dataclass(frozen=True)

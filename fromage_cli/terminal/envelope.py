@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from fromage_cli import __version__
+from fromage_cli import __version__, ranks
 from fromage_cli.errors import FromageError
-from fromage_cli.process_memory import peak_memory
+from fromage_cli.missing import Missing, Why
+from fromage_cli.process_memory import peak_device_memory, peak_memory
 from fromage_cli.terminal.answer import Answer, Provenance
 from fromage_cli.terminal.plain import Nonfinite, plain
 
 SCHEMA = "fromage-diag/1"
 _SEVERITIES = ("info", "warn", "fail")
+NO_DEVICE = Missing(Why.NOT_DEFINED, "no accelerator was used")
 WARNINGS, FAILURES = 10, 11
 """Exit codes under `--fail-on`."""
 
@@ -114,6 +116,7 @@ def _envelope(
 
 
 def _tool(provenance: Provenance | None, circumstances: Circumstances) -> dict[str, Any]:
+    on_devices = max(peak_device_memory() or 0, provenance.peak_device_memory if provenance else 0)
     return {
         "version": __version__,
         "torch": torch_version(),
@@ -123,7 +126,9 @@ def _tool(provenance: Provenance | None, circumstances: Circumstances) -> dict[s
         "gradient_evaluations": provenance.gradient_evaluations if provenance else 0.0,
         "forward_evaluations": provenance.forward_evaluations if provenance else 0.0,
         "hvp_evaluations": provenance.hvp_evaluations if provenance else 0.0,
-        "peak_memory": peak_memory(),
+        "peak_memory": max(peak_memory() or 0, provenance.peak_memory if provenance else 0) or None,
+        "peak_device_memory": on_devices or NO_DEVICE,
+        "ranks": ranks.current().count,
     }
 
 

@@ -276,6 +276,10 @@ class RunOptions:
         bool,
         _option("Run", "--shard", help="Share the weights too: each process holds a part of every tensor."),
     ] = False
+    recompute: Annotated[
+        bool,
+        _option("Run", "--recompute", help="Save memory of gradients: compute activations again in the backward pass."),
+    ] = False
 
 
 @dataclass(frozen=True)

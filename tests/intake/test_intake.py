@@ -1,7 +1,14 @@
+import json
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
 from fromage_cli.checkpoints import open_checkpoint
+from fromage_cli.cli import main
 from fromage_cli.errors import UsageError
 from fromage_cli.intake import Intake, checkpoint_record, open_problem
 from fromage_cli.optim import Fromage
@@ -64,7 +71,7 @@ def test_settings_are_flags_that_could_be_typed(tmp_path):
     torch.save({"x": torch.randn(4, 3), "y": torch.tensor([0, 1, 2, 0])}, tmp_path / "b.pt")
     given = {"model": f"{tmp_path / 'network.py'}:Network", "batch": str(tmp_path / "b.pt")}
     intake = open_problem(None, ModelOptions(model=given["model"]), BatchOptions(batch=given["batch"]), RunOptions())
-    assert intake.settings == {**given, "loss": "cross-entropy", "mode": "auto", "device": "cpu"}
+    assert intake.settings == {**given, "loss": "cross-entropy", "mode": "auto", "device": "cpu", "micro_batch": None}
     assert intake.record.model == f"Network from {given['model']}"
     sample = open_problem("sample_checkpoints/mlp-2", ModelOptions(), BatchOptions(), RunOptions())
     assert (sample.settings["model"], sample.settings["batch"]) == (
@@ -264,3 +271,48 @@ def test_one_of_two_optimizers_moves_what_it_moved(tmp_path):
         matched = match_state(intake.problem, rule, intake.checkpoint.optimizer)
         assert list(matched.members) == [f"{layer}.{ending}" for layer in (0, 2, 4)]
         assert matched.holds_memory
+
+
+LIMITED = """
+import torch
+from torch import nn
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.norm, self.second = nn.Linear(3, 6), NORM, nn.Linear(6, 3)
+
+    def forward(self, x):
+        if len(x) > ROWS:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB")
+        return self.second(self.norm(self.first(x)).tanh())
+"""
+
+
+def limited(folder: Path, rows: int, norm: str = "nn.Identity()", *words: str) -> tuple[int, dict[str, Any], str]:
+    """Exit code, envelope and messages of a breakdown of a network that fails above so many rows."""
+    folder = folder / f"{rows} {norm} {len(words)}"
+    folder.mkdir()
+    (folder / "small.py").write_text(LIMITED.replace("ROWS", str(rows)).replace("NORM", norm))
+    torch.save({"x": torch.linspace(-1, 1, 24).view(8, 3), "y": torch.arange(8) % 3}, folder / "b.pt")
+    given = ["breakdown", "--model", f"{folder / 'small.py'}:Network", "--batch", str(folder / "b.pt"), *words]
+    output, messages = StringIO(), StringIO()
+    with redirect_stdout(output), redirect_stderr(messages), pytest.raises(SystemExit) as end:
+        main([*given, "--eta", "1e-3,1e-2", "--json"])
+    return int(str(end.value.code)), json.loads(output.getvalue()), messages.getvalue()
+
+
+def test_a_batch_that_does_not_fit_is_measured_in_chunks_that_do(tmp_path: Path) -> None:
+    code, found, messages = limited(tmp_path, 3)
+    assert code == 0 and found["settings"]["micro_batch"] == 2
+    assert "The batch did not fit in memory, so it is evaluated in chunks of 2 rows." in messages
+    explicit = limited(tmp_path, 8, "nn.Identity()", "--micro-batch", "2")[1]
+    assert found["result"] == explicit["result"]
+
+
+def test_a_batch_that_cannot_be_made_to_fit_is_one_message(tmp_path: Path) -> None:
+    for rows, norm, reason in ((0, "nn.Identity()", "one row alone"), (7, "nn.BatchNorm1d(6)", "statistics from all")):
+        code, found, messages = limited(tmp_path, rows, norm)
+        assert code == 7 and messages.count("error: ") == 1 and "Traceback" not in messages
+        assert reason in found["error"]["message"]

@@ -177,3 +177,16 @@ def test_what_is_not_there_is_refused_before_torch_is_loaded(tmp_path, code, arg
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_network_that_computes_activations_again_has_the_same_numbers():
+    place, batch = "sample_checkpoints/mlp-16/step-000440.safetensors", "sample_checkpoints/mlp-16/batch.safetensors"
+    network = ModelOptions(model="sample_checkpoints/models.py:mlp", model_arg=["depth=16"])
+    plain, light = (
+        open_problem(place, network, BatchOptions(batch=batch), RunOptions(dtype="float64", recompute=recompute))
+        for recompute in (False, True)
+    )
+    for first, second in ((plain.problem, light.problem), (plain.rebuilt(), light.rebuilt())):
+        assert second.base.loss == pytest.approx(first.base.loss, rel=1e-12)
+        for name, gradient in first.base.gradients.items():
+            torch.testing.assert_close(second.base.gradients[name], gradient, rtol=1e-12, atol=1e-12)

@@ -34,6 +34,16 @@ def test_the_network_and_its_base_gradient_are_shared_and_evaluations_are_not():
     assert opened().model is not first.model
 
 
+def test_chunks_that_fit_are_found_once():
+    with problems_shared():
+        first = opened()
+        first.halve_chunks()
+        first.fitting = ("It did not fit.",)
+        second = opened()
+        assert second.micro_batch == first.micro_batch == first.rows // 2
+        assert second.fitting == first.fitting
+
+
 def test_what_a_command_freezes_moves_again_for_the_next():
     with problems_shared():
         first = opened()

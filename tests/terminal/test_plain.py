@@ -113,6 +113,9 @@ def test_an_answer_fills_every_key():
         "forward_evaluations",
         "hvp_evaluations",
         "peak_memory",
+        "peak_device_memory",
+        "ranks",
+        "missing",
     }
     assert (tool["device"], tool["dtype"], tool["seconds"], tool["gradient_evaluations"]) == (
         "cpu",
@@ -120,7 +123,9 @@ def test_an_answer_fills_every_key():
         2.5,
         3.5,
     )
-    assert tool["peak_memory"] > 1e6
+    assert tool["peak_memory"] > 1e6 and tool["ranks"] == 1
+    assert tool["peak_device_memory"] is None
+    assert tool["missing"] == {"peak_device_memory": {"code": "not-defined", "reason": "no accelerator was used"}}
     assert envelope["findings"][0] == {
         "code": "c",
         "severity": "warn",
@@ -169,3 +174,10 @@ def test_what_is_missing_is_null_and_the_object_that_holds_it_says_why():
         "bound": None,
         "missing": {"bound": reason},
     }
+
+
+def test_the_largest_memory_of_several_ranks_is_told() -> None:
+    told = Provenance("cuda:0", "float32", peak_memory=10**13, peak_device_memory=3)
+    tool = answer_envelope(Answer({}, page=lambda style: "", provenance=told), Circumstances())["tool"]
+    assert (tool["peak_memory"], tool["peak_device_memory"]) == (10**13, 3)
+    assert "missing" not in tool

@@ -82,10 +82,12 @@ def command(
     from fromage_cli.diagnostics.breakdown.tables import curve, headline
     from fromage_cli.probes.cost import gradients
     from fromage_cli.probes.lines.direction import moving_tensors
+    from fromage_cli.problem.evaluation.streamed_hessian import fit_products
 
     problem, checkpoint = intake.problem, intake.checkpoint
     if run.estimate:
         return intake.complete(estimate_answer(estimate(problem, direction, len(etas), reload, checkpoint)))
+    fit_products(problem)
     chosen = tensors.tensors or moved_by_default(direction)
     moving, skipped = moving_tensors(problem, chosen, *tensors.globs)
     declared = intake.declared.optimizer

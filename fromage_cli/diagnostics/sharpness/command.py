@@ -46,6 +46,7 @@ def command(
     from fromage_cli.diagnostics.sharpness.render import headline, render
     from fromage_cli.probes.cost import gradients
     from fromage_cli.probes.lines.direction import moving_tensors
+    from fromage_cli.problem.evaluation.streamed_hessian import fit_products
 
     rule, saved = intake.optimizer(optimizer), intake.checkpoint
     state = saved.optimizer if saved is not None else None
@@ -54,6 +55,7 @@ def command(
     moving, _ = moving_tensors(intake.problem, chosen, *tensors.globs)
     if run.estimate:
         return intake.complete(estimate_answer(estimate(intake.problem, moving, rule, request)))
+    fit_products(intake.problem)
     evaluations = intake.problem.evaluations
     work = Work(lambda: gradients(evaluations), lambda: evaluations.doing)
     with progress("measuring", expected_work(intake.problem, moving, rule, request), work) as advance:

@@ -58,6 +58,7 @@ def command(
     from fromage_cli.diagnostics.suggest_lr.render import advise, render
     from fromage_cli.probes.cost import gradients
     from fromage_cli.probes.lines.direction import moving_tensors
+    from fromage_cli.problem.evaluation.streamed_hessian import fit_products
 
     checkpoints = [] if intake.checkpoint is None else [intake.checkpoint]
     course = find_schedule(checkpoints, schedule, intake.declared, usual_steps=USUAL_STEPS)
@@ -78,6 +79,8 @@ def command(
     if run.estimate:
         told = estimate_answer(whole := estimate(intake.problem, moving, rule, request))
         return intake.complete(replace(told, advice=advise_on_cost(intake.problem, rule, request, whole)))
+    if request.sharpness:
+        fit_products(intake.problem)
     evaluations = intake.problem.evaluations
     work = Work(lambda: gradients(evaluations), lambda: evaluations.doing)
     with progress("measuring", expected_work(intake.problem, rule, request), work) as advance:

@@ -7,7 +7,7 @@ training behaviour depends on them.
 import inspect
 import math
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -180,18 +180,18 @@ class Training:
         return loss
 
 
-class WholeTensorSteps:
+class WholeTensorSteps(torch.optim.Optimizer):
     """Steps of an optimizer that needs whole tensors, on such as are spread over ranks: one after the other.
 
     What it remembers of an entry is spread as the tensor is; other numbers every rank has.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        self.rule, self.param_groups = type(optimizer), optimizer.param_groups
-        self.state: dict[Tensor, dict[str, Any]] = {}
+        super().__init__(optimizer.param_groups, optimizer.defaults)
+        self.rule: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] = type(optimizer)  # type: ignore[assignment]
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, closure: Any = None) -> None:
         """Steps on every tensor that has a gradient."""
         for group in self.param_groups:
             settings = {name: value for name, value in group.items() if name != "params"}

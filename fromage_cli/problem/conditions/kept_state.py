@@ -24,7 +24,7 @@ _PLAIN = frozenset(
 """Types of what does not change, or is no state."""
 _STRUCTURE = frozenset(vars(nn.Module())) - {"_buffers", "_non_persistent_buffers_set"}
 """Attributes of every module that say how it is built."""
-_TOOLS = sys.stdlib_module_names - {"types"} | {"torch"}
+_TOOLS = sys.stdlib_module_names - {"types"} | {"torch", "fromage_cli"}
 """Packages whose own objects are no state, such as loggers and locks."""
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from fromage_cli.errors import FromageError, MismatchError
+from fromage_cli.problem.conditions.failing_together import failing_together
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.losses.loss_terms import LossTerms
 from fromage_cli.problem.networks.layers import TrainableTensor
@@ -72,6 +73,20 @@ class BackwardPass:
         end. Of one chunk the mean is, so that no division is needed; also where each rank has one and the weights are
         sharded, since the count of all is known before the backward pass.
         """
+        with failing_together(self.ranks):
+            total, count = self._over_chunks()
+        if self.ranks.several and not self.ranks.sharded:
+            total, self._divisor = self._add_up(total, count)
+            count = self._divisor
+        for tensor in self.tensors:  # what did not arrive whole
+            self._hand_over(tensor)
+        return total / require_count(count)
+
+    def _over_chunks(self) -> tuple[float, float]:
+        """Leaves the gradient of this rank's rows in `.grad`, and gives their total and count.
+
+        Where weights are sharded, those of all ranks.
+        """
         sharded = self.ranks.sharded
         several = len(self.chunks) > 1 or (self.ranks.several and not sharded)
         total = count = 0.0
@@ -89,12 +104,7 @@ class BackwardPass:
                 self._divisor = count if several else 1.0
                 # not as an argument of backward(), for which torch imports its symbolic shapes: a third of a second
                 _run_backward(self.scalar(terms.total * (1.0 if several else 1.0 / count)))
-        if self.ranks.several and not sharded:
-            total, self._divisor = self._add_up(total, count)
-            count = self._divisor
-        for tensor in self.tensors:  # what did not arrive whole
-            self._hand_over(tensor)
-        return total / require_count(count)
+        return total, count
 
     def arrived(self, tensor: TrainableTensor) -> None:
         """Hands over the gradient of a tensor that nothing more will be added to."""

@@ -1,12 +1,13 @@
 """Curvature as a map of vectors: the Hessian of the loss and its Gauss-Newton part, one graph for many products."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from fromage_cli.problem.conditions.double_backward import double_backward, second_derivative_explained
+from fromage_cli.problem.conditions.failing_together import failing_together
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.evaluation.normal_numbers import NormalNumbers
 from fromage_cli.problem.evaluation.problem import Problem
@@ -110,27 +111,32 @@ def _operator(problem: Problem, space: WeightSpace, graph: Graph) -> Iterator[Op
     def rebuilt(vector: Tensor) -> Tensor:
         problem.budget.check()
         parts, total, count = space.split(vector), torch.zeros_like(vector), 0.0
-        for chunk in chunks:
-            with twice_differentiated(problem, chunk):
-                product, size = graph(problem, chunk, space.weights)
-                total += space.flat(product(parts))
-            count += size
+        with failing_together(ranks):
+            for chunk in chunks:
+                with twice_differentiated(problem, chunk):
+                    product, size = graph(problem, chunk, space.weights)
+                    total += space.flat(product(parts))
+                count += size
         return mean(total, count)
 
     try:
-        if len(chunks) != 1:
-            yield rebuilt
-            return
-        with problem.evaluation(chunks[0]), double_backward(problem.model):
-            with second_derivative_explained():
-                product, count = graph(problem, chunks[0], space.weights)
+        with ExitStack() as kept:
+            whole: list[tuple[Product, float]] = []
+            with failing_together(ranks):
+                if len(chunks) == 1:
+                    kept.enter_context(problem.evaluation(chunks[0]))
+                    kept.enter_context(double_backward(problem.model))
+                    with second_derivative_explained():
+                        whole.append(graph(problem, chunks[0], space.weights))
 
             def retained(vector: Tensor) -> Tensor:
                 problem.budget.check()
-                with second_derivative_explained():
-                    return mean(space.flat(product(space.split(vector))), count)
+                ((product, count),) = whole
+                with failing_together(ranks), second_derivative_explained():
+                    result = space.flat(product(space.split(vector)))
+                return mean(result, count)
 
-            yield retained
+            yield retained if whole else rebuilt
     finally:
         problem.drop_gradients()
 

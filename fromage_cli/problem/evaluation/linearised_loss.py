@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fromage_cli.problem.conditions.failing_together import failing_together
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, twice_differentiated
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.losses.loss_terms import Loss
@@ -24,22 +25,27 @@ def linearised_losses(
     problem.budget.check()
     totals, count = [0.0] * len(moves), 0.0
     slopes = [torch.zeros_like(move) for move in moves]
-    for chunk in problem.own_chunks():
-        with twice_differentiated(problem, chunk):
-            output, target = predict(problem.model, chunk)
-            cotangent, start = torch.zeros_like(output).requires_grad_(), output.detach().double()
-            pulled = torch.autograd.grad(output, space.weights, cotangent, create_graph=True, materialize_grads=True)
-            base, size, first = _differentiated(problem.loss, start, target)
-            for index, (move, loss) in enumerate(zip(moves, losses, strict=True)):
-                (pushed,) = torch.autograd.grad(
-                    pulled, cotangent, space.split(move), retain_graph=True, materialize_grads=True
+    with failing_together(problem.ranks):
+        for chunk in problem.own_chunks():
+            with twice_differentiated(problem, chunk):
+                output, target = predict(problem.model, chunk)
+                cotangent, start = torch.zeros_like(output).requires_grad_(), output.detach().double()
+                pulled = torch.autograd.grad(
+                    output, space.weights, cotangent, create_graph=True, materialize_grads=True
                 )
-                value, _, slope = _differentiated(loss, start + pushed, target)
-                totals[index] += float(value - base - (first * pushed).sum())
-                beyond = (slope - first).to(output.dtype)
-                parts = torch.autograd.grad(output, space.weights, beyond, retain_graph=True, materialize_grads=True)
-                slopes[index] += space.flat(parts)
-        count += size
+                base, size, first = _differentiated(problem.loss, start, target)
+                for index, (move, loss) in enumerate(zip(moves, losses, strict=True)):
+                    (pushed,) = torch.autograd.grad(
+                        pulled, cotangent, space.split(move), retain_graph=True, materialize_grads=True
+                    )
+                    value, _, slope = _differentiated(loss, start + pushed, target)
+                    totals[index] += float(value - base - (first * pushed).sum())
+                    beyond = (slope - first).to(output.dtype)
+                    parts = torch.autograd.grad(
+                        output, space.weights, beyond, retain_graph=True, materialize_grads=True
+                    )
+                    slopes[index] += space.flat(parts)
+            count += size
     problem.ranks.add_up(slopes)
     *totals, count = problem.ranks.sums([*totals, count])
     problem.evaluations.hessian_vector_products += len(moves)

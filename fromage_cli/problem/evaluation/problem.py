@@ -16,8 +16,15 @@ from fromage_cli.errors import MismatchError
 from fromage_cli.problem.conditions.budget import Budget
 from fromage_cli.problem.conditions.draws import SinglePrecisionDraws
 from fromage_cli.problem.conditions.evaluation import Conditions, Mode
+from fromage_cli.problem.conditions.failing_together import failing_together
 from fromage_cli.problem.data.batches import Batch
-from fromage_cli.problem.evaluation.backward_pass import BackwardPass, Hooks, Visitor, require_count
+from fromage_cli.problem.evaluation.backward_pass import (
+    BackwardPass,
+    Hooks,
+    Visitor,
+    require_count,
+)
+from fromage_cli.problem.evaluation.fitting import fitted
 from fromage_cli.problem.evaluation.refusals import (
     is_same_loss,
     require_faithful_split,
@@ -85,6 +92,8 @@ class Problem:
     evaluations: Evaluations = field(default_factory=Evaluations)
     ranks: Ranks = field(default_factory=ranks.current)
     """The processes among which the rows are split; every number is that of all rows, on each of them."""
+    fitting: tuple[str, ...] = ()
+    """Sentences that say how the batch was split because it did not fit in memory."""
 
     def __post_init__(self) -> None:
         self.trainable = trainable_tensors(unwrapped(self.model))
@@ -114,8 +123,12 @@ class Problem:
     def base(self) -> Base:
         """Loss and gradient at the current weights, computed once; a forward pass more where random numbers are drawn.
 
-        Raises NumericalError when either is not finite and MismatchError when no tensor receives a gradient.
+        Where memory runs out, chunks are halved until it fits. Raises NumericalError when loss or gradient is not
+        finite and MismatchError when no tensor receives a gradient.
         """
+        return fitted(self, self._base)
+
+    def _base(self) -> Base:
         gradients: dict[str, Tensor] = {}
         arrivals: dict[str, int] = {}
 
@@ -211,10 +224,11 @@ class Problem:
 
     def _value(self) -> float:
         total = count = 0.0
-        for chunk in self.own_chunks():
-            with self._evaluated(chunk) as terms:
-                total += float(terms.total.detach())
-                count += terms.count
+        with failing_together(self.ranks):
+            for chunk in self.own_chunks():
+                with self._evaluated(chunk) as terms:
+                    total += float(terms.total.detach())
+                    count += terms.count
         total, count = self.ranks.sums([total, count])
         self.evaluations.forwards += 1
         return total / require_count(count)
@@ -330,6 +344,18 @@ class Problem:
             return own
         most = sum(math.ceil(math.ceil(b.size / self.ranks.count) / (self.micro_batch or b.size)) for b in self.batches)
         return own + [replace(self.batch.rows(0, 1), weight=0.0)] * (most - len(own))
+
+    def largest_chunk(self) -> int:
+        """Rows that any rank evaluates at once, at most."""
+        most = max(-(-batch.size // self.ranks.count) for batch in self.batches)
+        return min(self.micro_batch or most, most)
+
+    def halve_chunks(self) -> None:
+        """Splits the rows into chunks of half as many, and forgets what was evaluated in larger ones."""
+        self.micro_batch = -(-self.largest_chunk() // 2)
+        self.at_first = self.noisy = None
+        for remembered in ("base", "receiving"):
+            self.__dict__.pop(remembered, None)
 
     def _split(self, batches: Sequence[Batch]) -> list[Batch]:
         return [

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from fromage_cli.errors import MismatchError, NotFiniteError
-from fromage_cli.ranks import ALONE
+from fromage_cli.errors import MismatchError, NotFiniteError, OutOfMemory
+from fromage_cli.problem.conditions.failing_together import failing_together
+from fromage_cli.problem.user_code.named_code import out_of_memory
+from fromage_cli.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from fromage_cli.problem.evaluation.problem import Problem
@@ -32,7 +34,12 @@ DRAWS_APART = 6.0
 
 
 def require_faithful_split(problem: "Problem") -> None:
-    """Evaluates the loss in micro-batches and of whole batches; raises MismatchError where these are two losses."""
+    """Evaluates the loss in micro-batches and of whole batches; raises MismatchError where these are two losses.
+
+    Where whole batches do not fit in memory, the chunks are compared with their halves. Nothing is compared where the
+    chunks do not fit either: they are halved at the first evaluation, and compared then. Raises OutOfMemory instead
+    where the batch was split only because it did not fit.
+    """
     flag, parts = "--micro-batch", f"chunks of {problem.micro_batch}"
     if problem.ranks.several:
         flag, parts = "several ranks", f"the rows of {problem.ranks.count} ranks"
@@ -41,29 +48,52 @@ def require_faithful_split(problem: "Problem") -> None:
             f"With BatchNorm in training mode the loss depends on which rows are together, so {flag} would change it.",
             f"Compute without {flag}, use a smaller batch, or give --mode eval.",
         )
-    split, whole = _split_and_whole(problem)
-    problem.conditions.drew = problem.ranks.any(bool(problem.conditions.drew))  # it may depend on the rows
+    coarse: tuple[int | None, Ranks] = (None, ALONE)
+    fine: tuple[int | None, Ranks] = (problem.micro_batch, problem.ranks)
+    split, whole = _value_if_it_fits(problem, *fine), _value_if_it_fits(problem, *coarse)
+    if split is None:
+        return
+    if whole is None:
+        rows = problem.largest_chunk()
+        if rows == 1:
+            problem.fitting += ("The batch fits only row by row, and nothing was compared with that.",)
+            return
+        coarse, fine = fine, (-(-rows // 2), problem.ranks)
+        parts = f"chunks of {fine[0]} rather than {rows}"
+        problem.fitting += (f"The whole batch did not fit, so chunks of {rows} rows were compared with their halves.",)
+        split, whole = _value_in(problem, *fine), split
     scale = max(abs(whole), 1e-12)  # a loss of zero has no relative gap
     gap, doubt = abs(split - whole) / scale, 0.0
     if gap > SPLIT_TOLERANCE and problem.conditions.drew:
-        others = (_split_and_whole(problem.drawn(further)) for further in range(1, DRAWS))
-        gaps = [split - whole, *(first - second for first, second in others)]
+        others = [problem.drawn(further) for further in range(1, DRAWS)]
+        gaps = [split - whole, *(_value_in(other, *fine) - _value_in(other, *coarse) for other in others)]
         gap, doubt = abs(fmean(gaps)) / scale, DRAWS_APART * stdev(gaps) / math.sqrt(DRAWS) / scale
     if not gap <= SPLIT_TOLERANCE + doubt:
-        raise MismatchError(
+        message = (
             f"Splitting the batch into {parts} changes the loss from {whole:.8g} "
-            f"to {split:.8g} (relative gap {gap:.1e}; at most {SPLIT_TOLERANCE + doubt:.0e} is accepted).",
-            f"The loss or the model mixes rows. Compute without {flag}.",
+            f"to {split:.8g} (relative gap {gap:.1e}; at most {SPLIT_TOLERANCE + doubt:.0e} is accepted)."
         )
+        if problem.fitting:
+            raise OutOfMemory(f"The batch does not fit in memory. {message}", "Use a smaller batch.")
+        raise MismatchError(message, f"The loss or the model mixes rows. Compute without {flag}.")
 
 
-def _split_and_whole(problem: "Problem") -> tuple[float, float]:
-    """The loss in micro-batches, and of whole batches."""
-    split, size, ranks = problem.value(), problem.micro_batch, problem.ranks
-    problem.micro_batch, problem.ranks = None, ALONE
-    whole = problem.value()
-    problem.micro_batch, problem.ranks = size, ranks
-    return split, whole
+def _value_in(problem: "Problem", rows: int | None, ranks: Ranks) -> float:
+    """The loss in chunks of so many rows among these ranks."""
+    other = problem.drawn(0)
+    other.micro_batch, other.ranks = rows, ranks
+    return other.value()
+
+
+def _value_if_it_fits(problem: "Problem", rows: int | None, ranks: Ranks) -> float | None:
+    """The same; None on every rank where it does not fit in the memory of one."""
+    try:
+        with failing_together(problem.ranks):
+            return _value_in(problem, rows, ranks)
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+    return None
 
 
 def is_same_loss(first: float, again: float) -> bool:

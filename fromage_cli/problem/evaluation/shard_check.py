@@ -10,7 +10,7 @@ from fromage_cli.errors import ResourceError
 from fromage_cli.problem.evaluation.curvature_operators import along
 from fromage_cli.problem.networks.gathering import gather_in_forward
 from fromage_cli.problem.networks.sharding import spread
-from fromage_cli.shards import own_part, part_as, rows_of, whole
+from fromage_cli.shards import part_as, whole
 
 WITHIN = 1e-10
 """The relative gap in float64 that rounding may leave."""
@@ -31,9 +31,6 @@ def require_right_products(device: torch.device) -> None:
     expected = _product(model, rows, vectors)
     sharded = deepcopy(model)
     spread(sharded, device)
-    with torch.no_grad():
-        for parameter, its in zip(sharded.parameters(), model.parameters(), strict=True):
-            own_part(parameter).copy_(its[slice(*rows_of(parameter))])
     parts = [part_as(parameter, vector) for parameter, vector in zip(sharded.parameters(), vectors, strict=True)]
     with gather_in_forward(sharded).left_out_of_graphs():
         product = [whole(part) for part in _product(sharded, rows[found.index :][:1], parts)]

@@ -1,6 +1,7 @@
 """Hessian-vector products of the actual scalar loss, by double backward."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -8,12 +9,17 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from fromage_cli.errors import MismatchError
+from fromage_cli.problem.conditions.budget import free_memory, resident_memory
 from fromage_cli.problem.conditions.double_backward import double_backward, second_derivative_explained
 from fromage_cli.problem.evaluation.backward_pass import Visitor
+from fromage_cli.problem.evaluation.fitting import fitted
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
+from fromage_cli.process_memory import peak_memory
 from fromage_cli.shards import own_part
 
+DOUBLE_BACKWARD_ACTIVATIONS = 3.0
+"""Memory of a double-backward graph, in activations of a single one."""
 Vector = Callable[[TrainableTensor, Tensor], Tensor]
 """What a tensor is multiplied by in a product, from the tensor and its gradient: of the batch, or a chunk's share."""
 
@@ -53,6 +59,28 @@ def visit_hessian_vector_product(
     with second_derivative_explained(MismatchError), double_backward(problem.model):
         problem.visit_gradient_of(slope, visit)
     problem.evaluations.hessian_vector_products += 1
+
+
+def make_product(problem: Problem) -> None:
+    """Makes one Hessian-vector product, along the gradient, where the loss has a second derivative."""
+    gradients = problem.base.gradients
+    with suppress(MismatchError):
+        visit_hessian_vector_product(
+            problem, problem.receiving, lambda tensor, _: gradients[tensor.name], lambda *_: None
+        )
+
+
+def fit_products(problem: Problem) -> None:
+    """Halves the chunks until a Hessian-vector product fits in memory as well as the base gradient.
+
+    One product is tried, and only where three times what a gradient keeps may be more than what is free.
+    """
+    _ = problem.base
+    kept = (peak_memory() or 0) - (resident_memory() or 0)
+    free = free_memory(problem.device, problem.budget)
+    scarce = bool(problem.fitting) or (free is not None and DOUBLE_BACKWARD_ACTIVATIONS * kept > free)
+    if problem.ranks.any(scarce):
+        fitted(problem, lambda: make_product(problem))
 
 
 def _reduced(tensor: TrainableTensor, factor: float, vector: Vector, slopes: list[Tensor]) -> RemovableHandle:

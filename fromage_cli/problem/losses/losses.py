@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from fromage_cli.errors import MismatchError, UsageError
+from fromage_cli.errors import MismatchError, OutOfMemory, UsageError
 from fromage_cli.problem.conditions.evaluation import Conditions, Mode
+from fromage_cli.problem.conditions.failing_together import failing_together
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.data.pytrees import describe_shapes, named_tensors
 from fromage_cli.problem.losses.call import forward, inputs_and_targets
@@ -25,8 +26,9 @@ from fromage_cli.problem.losses.supervised_losses import (
     prediction,
 )
 from fromage_cli.problem.user_code.forms import BUILT_IN_LOSSES
-from fromage_cli.problem.user_code.named_code import check_arguments
+from fromage_cli.problem.user_code.named_code import check_arguments, one_row_does_not_fit
 from fromage_cli.problem.user_code.specification import load_named, parse_specification
+from fromage_cli.ranks import ALONE, current
 
 __all__ = ["BUILT_IN_LOSSES", "Loss", "LossTerms", "resolve_loss"]
 
@@ -64,6 +66,23 @@ def resolve_loss(
             f"--loss {spec} is a built-in loss and takes no arguments.",
             "To set arguments, give --loss file.py:function.",
         )
+    return _resolved(spec, model, batch, mode, seed)
+
+
+def _resolved(spec: str, model: nn.Module, batch: Batch, mode: Mode, seed: int) -> Loss:
+    """The loss on these rows; where they do not fit in memory, each half of them is looked at."""
+    try:
+        with failing_together(current() if current().sharded else ALONE):
+            return _resolved_at_once(spec, model, batch, mode, seed)
+    except OutOfMemory as error:
+        if batch.size == 1:
+            raise one_row_does_not_fit(error) from error
+    middle = batch.size // 2
+    loss, _ = [_resolved(spec, model, batch.rows(*part), mode, seed) for part in ((0, middle), (middle, batch.size))]
+    return loss
+
+
+def _resolved_at_once(spec: str, model: nn.Module, batch: Batch, mode: Mode, seed: int) -> Loss:
     conditions = Conditions(model)
     with conditions.comparable(mode, seed):
         positional, named, target = inputs_and_targets(model, batch)

@@ -16,7 +16,6 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
-from fromage_cli.problem.networks.layers import GATHERS
 from fromage_cli.shards import is_sharded, rows_added_up, whole
 
 
@@ -60,11 +59,12 @@ class Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, data: Tensor, spread: Tensor, gathered: Tensor, bias: Tensor | None, weights: "GatheredWeights"
+        ctx: Any, data: Tensor, spread: Tensor, bias: Tensor | None, held: tuple["GatheredWeights", Tensor]
     ) -> Tensor:
-        """`gathered`: the whole weight, (out, in); `data`: (…, in)."""
+        """`data`: (…, in); `spread`: the weight's rows, (out, in) in all, which `held` has gathered already."""
         ctx.save_for_backward(data)
-        ctx.weights, ctx.spread = weights, spread  # a parameter: what is saved comes back as another object
+        ctx.weights, gathered = held
+        ctx.spread = spread  # a parameter: what is saved comes back as another object
         ctx.autocast = torch.is_autocast_enabled(data.device.type)
         return functional.linear(data, gathered, bias)
 
@@ -81,9 +81,9 @@ class Linear(torch.autograd.Function):
                 product = (rows.T @ data.reshape(-1, data.shape[-1])).to(spread.dtype)
                 number = ctx.weights.number(spread)
                 by_weight = AddUp.apply(product, spread.detach(), number)  # type: ignore[no-untyped-call]
-            if ctx.needs_input_grad[3]:
+            if ctx.needs_input_grad[2]:
                 by_bias = rows.sum(0)
-        return by_data, by_weight, None, by_bias, None
+        return by_data, by_weight, by_bias, None
 
 
 class Gathered(nn.Module):
@@ -91,8 +91,7 @@ class Gathered(nn.Module):
 
     def __init__(self, weights: "GatheredWeights") -> None:
         super().__init__()
-        self.weights = weights
-        setattr(self, GATHERS, True)
+        self.weights, self.names_before = weights, weights.names
 
     def forward(self, spread: Tensor) -> Tensor:
         """The whole tensor."""
@@ -104,7 +103,7 @@ class GatheredBefore(nn.Module):
 
     def __init__(self, inner: nn.Module, weights: "GatheredWeights") -> None:
         super().__init__()
-        self.inner, self.weights = inner, weights
+        self.inner, self.weights, self.names_before = inner, weights, weights.names
 
     def forward(self, *spread: Tensor) -> Tensor:
         """What the inner one makes of them."""
@@ -116,6 +115,8 @@ class GatheredWeights:
     """Which memory holds gathered weights: a graph keeps where they come from in their place."""
 
     def __init__(self, model: nn.Module) -> None:
+        self.names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+        """Of the parameters, as long as they are not gathered."""
         self._numbers = {id(parameter): number for number, parameter in enumerate(model.parameters(), 1)}
         self._known: dict[StorageWeakRef, tuple[Tensor, int]] = {}
 
@@ -137,18 +138,18 @@ class GatheredWeights:
         self._known = {memory: known for memory, known in self._known.items() if not memory.expired()}  # type: ignore[no-untyped-call]
         self._known[StorageWeakRef(found.untyped_storage())] = spread, number  # type: ignore[no-untyped-call]
 
-    def source(self, tensor: Tensor) -> tuple[Tensor, int] | None:
-        """The parameter whose gathered rows a tensor shares its memory with, and its number; None for any other."""
+    def _gathered(self, tensor: Tensor) -> tuple[Tensor, int] | None:
+        """The parameter that was gathered to the memory of a tensor, and its number."""
         if is_sharded(tensor) or tensor.layout is not torch.strided:
             return None
         return self._known.get(StorageWeakRef(tensor.untyped_storage()))  # type: ignore[no-untyped-call]
 
     def linear(self, data: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
         """`functional.linear` where the weight was gathered as a whole; None for any other."""
-        known = self.source(weight)
+        known = self._gathered(weight)
         if known is None or not weight.is_contiguous() or weight.shape != known[0].shape:
             return None
-        found: Tensor = Linear.apply(data, known[0], weight.detach(), bias, self)  # type: ignore[no-untyped-call]
+        found: Tensor = Linear.apply(data, known[0], bias, (self, weight.detach()))  # type: ignore[no-untyped-call]
         return found
 
     @contextmanager
@@ -164,7 +165,7 @@ class GatheredWeights:
                 return func(*args, **(kwargs or {})) if found is None else found
 
         def pack(tensor: Tensor) -> Any:
-            known = self.source(tensor)
+            known = self._gathered(tensor)
             return tensor if known is None else (*known, tensor.shape, tensor.stride(), tensor.storage_offset())
 
         def unpack(packed: Any) -> Tensor:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-GATHERS = "gathers_from_ranks"
-"""Attribute of a parametrisation that makes a whole tensor of the parts that ranks hold."""
+NAMES_BEFORE = "names_before"
+"""Attribute of a parametrisation that makes a whole tensor of what ranks hold: the model's names, in their order."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,21 @@ def owner_of(name: str) -> tuple[str, str]:
 def named_weights(model: nn.Module, *, remove_duplicate: bool = True) -> Iterator[tuple[str, nn.Parameter]]:
     """The model's parameters by the names that they have where they are not sharded."""
     modules = dict(model.named_modules(remove_duplicate=False))
-    for name, parameter in model.named_parameters(remove_duplicate=remove_duplicate):
-        yield plain_name(name, modules), parameter
+    named = {plain_name(name, modules): p for name, p in model.named_parameters(remove_duplicate=False)}
+    order = next((getattr(module, NAMES_BEFORE) for module in modules.values() if hasattr(module, NAMES_BEFORE)), named)
+    seen: set[int] = set()
+    for name in order:
+        if not remove_duplicate or id(named[name]) not in seen:
+            seen.add(id(named[name]))
+            yield name, named[name]
 
 
 def plain_name(name: str, modules: Mapping[str, nn.Module]) -> str:
     """The name that a tensor has where the model is not sharded; `modules`: the model's, by name."""
     owner, _, leaf = name.rpartition(".")
-    if leaf == "original" and getattr(modules[owner][0], GATHERS, False):  # type: ignore[index]
-        return ".".join(filter(None, owner_of(name)))
+    if leaf == "original" and hasattr(modules[owner][0], NAMES_BEFORE):  # type: ignore[index]
+        plain = ".".join(filter(None, owner_of(name)))
+        return plain if plain in getattr(modules[owner][0], NAMES_BEFORE) else name  # type: ignore[index]
     return name
 
 

@@ -32,7 +32,7 @@ def without_memory() -> Iterator[None]:
             parameter.data = torch.empty(0, dtype=parameter.dtype)
         return moved[id(parameter)][1]
 
-    handle = register_module_parameter_registration_hook(register)  # type: ignore[no-untyped-call]
+    handle = register_module_parameter_registration_hook(register)  # type: ignore[arg-type]
     try:
         yield
     finally:
@@ -40,7 +40,9 @@ def without_memory() -> Iterator[None]:
 
 
 def spread(model: nn.Module, device: torch.device) -> None:
-    """Let every parameter, which has no memory yet, become this rank's rows of it on a device. Ties stay ties.
+    """Let every parameter become this rank's rows of it, on a device: of one without memory room for them.
+
+    Ties stay ties.
 
     Raises MismatchError for modules that hold weights in a second place, as recurrent ones do.
     """
@@ -54,17 +56,17 @@ def spread(model: nn.Module, device: torch.device) -> None:
             if parameter is None:
                 continue
             if id(parameter) not in made:
-                made[id(parameter)] = nn.Parameter(_empty_rows(parameter, mesh, device), parameter.requires_grad)
+                made[id(parameter)] = nn.Parameter(_own_rows(parameter, mesh, device), parameter.requires_grad)
             module._parameters[name] = made[id(parameter)]
 
 
-def _empty_rows(parameter: Tensor, mesh: DeviceMesh, device: torch.device) -> Tensor:
-    """Memory for this rank's rows of a parameter; of a single number each rank has it."""
+def _own_rows(parameter: Tensor, mesh: DeviceMesh, device: torch.device) -> Tensor:
+    """The rows of a parameter that this rank holds; a single number is that of every rank."""
+    rows = slice(*own_rows(parameter.shape[0], mesh.size(), mesh.get_local_rank())) if parameter.dim() else ...
+    own = parameter.detach()[rows]
+    own = torch.empty(own.shape, dtype=own.dtype, device=device) if own.is_meta else own.to(device, copy=True)
     if not parameter.dim():
-        number = torch.empty((), dtype=parameter.dtype, device=device)
-        return DTensor.from_local(number, mesh, [Replicate()], run_check=False)
-    begin, end = own_rows(parameter.shape[0], mesh.size(), mesh.get_local_rank())
-    own = torch.empty((end - begin, *parameter.shape[1:]), dtype=parameter.dtype, device=device)
+        return DTensor.from_local(own, mesh, [Replicate()], run_check=False)
     return DTensor.from_local(
         own, mesh, [Shard(0)], run_check=False, shape=parameter.shape, stride=contiguous_strides(parameter.shape)
     )
@@ -85,5 +87,5 @@ def refuse_hidden_weights(model: nn.Module) -> None:
 
 
 def share_weights(model: nn.Module) -> None:
-    """From now on, as long as this process is one of several ranks, the model's weights are gathered where it uses them."""
+    """From now on the model's weights are gathered from all ranks where it uses them, as long as these last."""
     ranks.shard(gather_in_forward(model).left_out_of_graphs(), whole_numbers())

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from fromage_cli import stopping
-from fromage_cli.errors import FromageError, MismatchError, ResourceError, words_of
+from fromage_cli.errors import FromageError, MismatchError, OutOfMemory, words_of
 from fromage_cli.problem.user_code.generators import Generators, seed_all
 
 _NOT_THEIRS = (
@@ -49,7 +49,7 @@ class named_code:
     """Run the user's code: what it prints goes to stderr, what it raises becomes one MismatchError without a traceback.
 
     Meanwhile it finds what it imports in its own folders. `doing` completes "ValueError while …". Memory that ran out
-    is a ResourceError; `passing` goes through as it is. A reason to stop interrupts the code and is raised afterwards,
+    is an OutOfMemory; `passing` goes through as it is. A reason to stop interrupts the code and is raised afterwards,
     whatever the code made of it.
     """
 
@@ -84,7 +84,7 @@ def error_of_user_code(error: BaseException, doing: str) -> FromageError:
     """The one error that the user sees for an exception from their own code."""
     text, place = first_line(error), ""
     if out_of_memory(error):
-        return ResourceError(f"Out of memory while {doing}: {text}", "Use a smaller batch, or give --micro-batch N.")
+        return OutOfMemory(f"Out of memory while {doing}: {text}", "Use a smaller batch, or give --micro-batch N.")
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [frame for frame in frames if not frame.filename.startswith(_NOT_THEIRS)]
     if isinstance(error, SyntaxError) and error.filename:
@@ -99,8 +99,17 @@ def error_of_user_code(error: BaseException, doing: str) -> FromageError:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out, on the processor or on an accelerator."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+    return isinstance(error, MemoryError | torch.OutOfMemoryError | OutOfMemory) or (
         isinstance(error, RuntimeError) and "allocate memory" in words_of(error)
+    )
+
+
+def one_row_does_not_fit(error: BaseException) -> OutOfMemory:
+    """The error that the user sees where no split of the rows helps any more."""
+    return OutOfMemory(
+        "Out of memory: one row alone does not fit.",
+        "Use shorter rows, or another --device. -v shows what could not be allocated.",
+        [first_line(error)],
     )
 
 

@@ -3,7 +3,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 
 from fromage_cli.errors import MismatchError
 from fromage_cli.problem.conditions.double_backward import (
@@ -14,6 +16,7 @@ from fromage_cli.problem.conditions.double_backward import (
 from fromage_cli.problem.conditions.evaluation import Conditions
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, hessian
 from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.evaluation.streamed_hessian import visit_hessian_vector_product
 from tests.problem.evaluation.hessian_product import hessian_vector_product
 
 Maker = Callable[..., Problem]
@@ -122,3 +125,37 @@ def test_convolutions_and_recurrences_have_second_derivatives() -> None:
             slope = torch.stack([gradient.square().sum() for gradient in gradients]).sum()
             products = torch.autograd.grad(slope, list(model.parameters()), allow_unused=True)
         assert all(product is not None and product.isfinite().all() for product in products[:1])
+
+
+def test_attention_that_is_computed_again_in_the_backward_pass_has_the_same_product(make_problem: Any) -> None:
+    class Attention(nn.Module):
+        def __init__(self, again: bool) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.again, self.inner, self.outer = again, nn.Linear(4, 12), nn.Linear(4, 3)
+
+        def attended(self, x: Tensor) -> Tensor:
+            query, key, value = self.inner(x).chunk(3, -1)
+            return scaled_dot_product_attention(query, key, value, is_causal=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found = checkpoint(self.attended, x, use_reentrant=False) if self.again else self.attended(x)
+            return self.outer(found.mean(1))
+
+    data = {"x": torch.randn(6, 5, 4, dtype=torch.float64), "y": torch.arange(6) % 3}
+    found = []
+    for again in (False, True):
+        problem, parts = make_problem(Attention(again).double(), data), {}
+        space = WeightSpace(problem.layers)
+        vector = torch.linspace(-1, 1, sum(weight.numel() for weight in space.weights), dtype=torch.float64)
+        known = dict(zip([tensor.name for tensor in problem.layers], space.split(vector), strict=True))
+        visit_hessian_vector_product(
+            problem,
+            problem.layers,
+            lambda tensor, _, known=known: known[tensor.name],
+            lambda tensor, part, parts=parts: parts.__setitem__(tensor.name, part.clone()),
+        )
+        with hessian(problem, space) as product:
+            found.append([*parts.values(), product(vector)])
+    for first, second in zip(*found, strict=True):
+        torch.testing.assert_close(second, first, rtol=1e-12, atol=1e-13)

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from fromage_cli.problem.conditions.replaced_calls import ReplacedCalls
 
@@ -46,3 +47,14 @@ def test_after_an_error_nothing_is_replaced() -> None:
     with pytest.raises(ZeroDivisionError), ReplacedCalls({torch.neg: lambda _: 1 / 0}):
         torch.neg(torch.tensor(1.0))
     assert torch.neg(torch.tensor(1.0)).item() == -1.0
+
+
+def test_what_a_backward_pass_runs_again_is_replaced_if_asked_for() -> None:
+    values = torch.tensor([1.0, 2.0], requires_grad=True)
+    with ReplacedCalls({torch.square: lambda x: 3.0 * x}, recomputed=True):
+        sine = checkpoint(lambda x: torch.square(x).sin(), values, use_reentrant=False)
+        (found,) = torch.autograd.grad(sine.sum(), values, retain_graph=True)
+        sine.sum().backward()
+    assert torch.allclose(found, 3.0 * (3.0 * values).cos())  # what the sine keeps was computed again
+    assert torch.equal(values.grad, found)
+    assert torch.square(torch.tensor(3.0)) == 9.0
