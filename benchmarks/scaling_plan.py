@@ -2,11 +2,11 @@
 
     python benchmarks/scaling_plan.py [--ranks 64] [--lengths 128 512 2048] [--layers 80 --width 8192 …] [--autocast]
 
-A decoder of the shape of Llama 70B is built of torch's fake tensors, which have shapes but no numbers. The program's own
-gradient, and its own Hessian-vector product, run on the first of the ranks: each has one row of so many tokens. torch's
-memory tracker counts every block of memory from its first use to its end, and each collective is counted by its bytes.
-What is traced is what a processor would do: an accelerator needs a whole gradient less, see `Shape.gradient_peak`.
-Prints a Markdown table. 70 billion parameters take a quarter of an hour and 1 GB on one core.
+A decoder of the shape of Llama 70B is built of torch's fake tensors, which have shapes but no numbers. The program's
+gradient and its Hessian-vector product run on the first of the ranks, of which each has one row of so many tokens.
+torch's memory tracker counts every block of memory from its first use to its end, and collectives are counted by their
+bytes. What is traced is what a processor would do: an accelerator needs one whole gradient less. Prints a Markdown
+table. A gradient of 70 billion parameters takes a few minutes and 1 GB on one core, a product three times as long.
 """
 
 import argparse
@@ -175,7 +175,7 @@ class Traced:
         return (self.gathered + self.added_up) * (ranks - 1) / ranks
 
 
-class Known(TorchDispatchMode):
+class Known(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Within it a number that is read from a fake tensor is 1."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -184,11 +184,11 @@ class Known(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class Traffic(TorchDispatchMode):
+class Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of whole tensors that collectives put together or add up."""
 
     def __init__(self, counted: Traced) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.counted = counted
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -229,7 +229,7 @@ class OutsideModules:
 
 @contextmanager
 def simulated_rank(count: int) -> Iterator[None]:
-    """This process is the first of so many ranks, whose tensors have no numbers; the others do not exist."""
+    """Lets this process be the first of so many ranks, with tensors without numbers; the others do not exist."""
     distributed.init_process_group("fake", rank=0, world_size=count, store=FakeStore())
     mesh = init_device_mesh("cpu", (count,))  # of real numbers, as ranks are looked up in it
     with ranks.scope(), ExitStack() as within:  # whose end is also that of the process group
@@ -238,7 +238,7 @@ def simulated_rank(count: int) -> Iterator[None]:
         within.enter_context(patch.object(ranks.Ranks, "require_next", lambda *_: None))
         within.enter_context(patch.object(problems, "require_faithful_split", lambda _: None))
         within.enter_context(FakeTensorMode())
-        within.enter_context(Known())
+        within.enter_context(Known())  # type: ignore[no-untyped-call]
         yield
 
 
@@ -298,7 +298,9 @@ def main() -> None:
     shape = Shape(**{field.name: options[field.name] for field in fields(Shape)})
     count, size = options["ranks"], BYTES * shape.parameters
     print(f"{shape.parameters / 1e9:.2f} billion parameters, {size / 1e9:.1f} GB in float32, on {count} ranks\n")
-    print("| tokens of a row | pass | weights | activations | temporary | most, GB | gathered, weights | added up | sent |")
+    print(
+        "| tokens of a row | pass | weights | activations | temporary | most, GB | gathered, weights | added up | sent |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     for length in options["lengths"]:
         for run in (gradient, product):

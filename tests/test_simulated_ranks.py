@@ -1,6 +1,12 @@
-"""64 ranks in one process, by torch's local-tensor mode: real numbers of weights of which each rank holds its rows."""
+"""64 ranks in one process: with real numbers by torch's local-tensor mode, and with shapes alone by its fake tensors.
 
+What the program computes is what one process does, and what it holds and sends is what a formula and `--estimate` say.
+"""
+
+import importlib
 from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -11,11 +17,15 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from fromage_cli import ranks
+from fromage_cli.probes.cost import measure_cost
 from fromage_cli.problem.evaluation.curvature_operators import along
 from fromage_cli.problem.networks.gathering import gather_in_forward
 from fromage_cli.shards import contiguous_strides, own_rows, whole
 
 RANKS = 64
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+LOSS = 2 * 8
+"""Bytes of the loss and its count, which ranks add up in every pass."""
 
 
 @pytest.fixture
@@ -71,3 +81,30 @@ def test_64_ranks_compute_what_one_does(simulated: LocalTensorMode, dtype: torch
     for one, other in zip(found, expected, strict=True):
         same_on_all = one.reconcile()  # type: ignore[attr-defined]  # raises where a rank has another
         assert float((same_on_all - other).norm()) <= within * float(other.norm())
+
+
+@pytest.fixture(scope="module")
+def plan() -> Iterator[ModuleType]:
+    """benchmarks/scaling_plan.py as a module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        yield importlib.import_module("scaling_plan")
+
+
+@pytest.mark.parametrize(("layers", "width", "tokens", "length"), [(4, 256, 256, 64), (2, 512, 2048, 128)])
+def test_memory_and_traffic_of_a_rank_are_those_of_the_plan(
+    plan: ModuleType, layers: int, width: int, tokens: int, length: int
+) -> None:
+    shape = plan.Shape(layers, width, 7 * width // 2, heads=8, key_heads=2, tokens=tokens)
+    with plan.simulated_rank(RANKS):
+        problem = plan.problem_of(shape, RANKS, length)
+        assert sum(tensor.parameter.numel() for tensor in problem.trainable) == shape.parameters
+        gradient, product = (plan.traced(problem, run) for run in (plan.gradient, plan.product))
+        cost = measure_cost(problem, products=True)
+    for traced, again in ((gradient, False), (product, True)):
+        assert traced.weights == 4 * shape.parameters / RANKS
+        assert traced.gathered == 4 * shape.gathers(again)
+        assert traced.added_up == 4 * shape.sums(again) + LOSS
+        estimated = traced.weights + cost.memory(0.0, products=again) - cost.resident
+        assert estimated == pytest.approx(traced.total, rel=0.1)
+    assert gradient.total == pytest.approx(shape.gradient_peak(RANKS, length), rel=0.02)
