@@ -287,7 +287,7 @@ def draw(lines: list[Line], path: Path) -> None:
 
     from fromage_cli.terminal.pictures import BLUE, DASHED, STYLE
 
-    with rc_context(STYLE):
+    with rc_context(STYLE | {"text.parse_math": True}):  # for the powers at the axes
         figure = Figure(figsize=(10.0, 3.4), layout="constrained")
         FigureCanvasAgg(figure)
         for axes, part in zip(figure.subplots(1, 3), ("parameters", "rows", "points"), strict=True):

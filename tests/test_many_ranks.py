@@ -32,7 +32,7 @@ from fromage_cli.probes.structure.invariance import measure_invariance
 from fromage_cli.probes.trial_runs.rate_probe import step_seconds
 from fromage_cli.probes.trial_runs.training import Training, training_rows
 from fromage_cli.problem.evaluation.problem import Problem
-from tests.forked_ranks import run_ranks
+from tests.forked_ranks import LIMIT, run_ranks
 from tests.problem.evaluation.rows_of_ranks import problem_of
 
 ETAS = (1e-3, 1e-2, 1e-1)
@@ -92,14 +92,17 @@ def plain(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def measured(cases: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    """What commands find on problems, in float64."""
-    return [dict(plain(found_of(COMMANDS[command](problem_of(case)))[0])) for command, case in cases]
+def measured(cases: Sequence[tuple[str, str]], sharded: bool = False) -> list[dict[str, Any]]:
+    """What commands find on problems, in float64; `sharded`: with a part of every weight on each rank."""
+    problems = ((command, problem_of(case, sharded=sharded)) for command, case in cases)
+    return [dict(plain(found_of(COMMANDS[command](problem))[0])) for command, problem in problems]
 
 
-def require_numbers_of_one_process(count: int, cases: Sequence[tuple[str, str]]) -> None:
+def require_numbers_of_one_process(
+    count: int, cases: Sequence[tuple[str, str]], *, sharded: bool = False, limit: float = LIMIT
+) -> None:
     in_one = measured(cases)  # before ranks begin, so that they find everything loaded
-    first, *others = run_ranks(count, measured, cases)
+    first, *others = run_ranks(count, measured, cases, sharded, limit=limit)
     assert all(str(other) == str(first) for other in others), "every rank has the same bits"
     for case, alone, together in zip(cases, in_one, first, strict=True):
         assert alone.keys() == together.keys()
@@ -112,6 +115,17 @@ def require_numbers_of_one_process(count: int, cases: Sequence[tuple[str, str]])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_number_is_that_of_one_process(command: str) -> None:
     require_numbers_of_one_process(3, [(command, case) for case in CASES])
+
+
+@pytest.mark.parametrize("command", ["breakdown", "suggest-lr", "sharpness"])
+def test_so_it_is_where_each_rank_holds_a_part_of_every_weight(command: str) -> None:
+    cases = ("residual", "tied, one way", "micro-batches")[: 2 if command == "sharpness" else 3]
+    require_numbers_of_one_process(2, [(command, case) for case in cases], sharded=True, limit=180.0)
+
+
+def test_so_it_is_on_sixty_four_ranks() -> None:
+    """Most of them have no row of ten, and none of the smaller tensors."""
+    require_numbers_of_one_process(64, [("breakdown", "one row")], sharded=True, limit=180.0)
 
 
 def test_sixty_four_ranks_of_a_hundred_rows_and_of_ten() -> None:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 YOUR_FACTORY = "file.py:build"
 BUILD = " In file.py, build() returns your network."
+NOT_COMPILED = "--compile: in training mode the network is not compiled, so that its random numbers stay the same."
 OWN_WEIGHTS = "no checkpoint was given: the weights are those that the factory made."
 ONE_HOT_TARGETS = Finding(
     code="one-hot-targets",
@@ -75,7 +76,7 @@ def open_problem(
 
     budget = Budget(run.time_limit, run.max_memory)  # from here on: loading torch takes its time too
     place = ckpt if ckpt is None or isinstance(ckpt, str) else ckpt.place
-    asked = (run.device, run.dtype, run.seed, run.autocast, run.recompute, run.shard)
+    asked = (run.device, run.dtype, run.seed, run.autocast, run.recompute, run.compile, run.shard)
     key = repr((place, model, batch, *asked, spare, in_loss))
     options = (model, batch, run)
     return shared(key, budget, lambda: _open_anew(ckpt, options, budget, spare=spare, in_loss=in_loss))
@@ -101,7 +102,7 @@ def _open_anew(
 
     device, dtype = torch_device(run.device), getattr(torch, run.dtype)
     if run.shard:
-        require_shards(checkpoint)
+        require_shards(checkpoint, run)
     budget.confine(device)
     unnamed = {"model": model.model is None, "loss": batch.loss == "auto"}
     declared.check(*(name for name, left_open in unnamed.items() if left_open))
@@ -113,6 +114,7 @@ def _open_anew(
     data, *further = [found.to(device, dtype) for found in loaded[: batch.batches]]
     rest = loaded[batch.batches :]
     mode = cast("Mode", declared.mode if batch.mode == "auto" and declared.mode else batch.mode)
+    notes += (NOT_COMPILED,) if run.compile and mode == "train" else ()
     named = batch.loss != "auto" or declared.loss is None
     spec = batch.loss if named else cast(str, declared.loss)
     loss, *_ = [  # labels and shapes of every batch are checked
@@ -139,6 +141,7 @@ def _open_anew(
         spare=tuple(rest),
         micro_batch=batch.micro_batch,
         autocast=run.autocast,
+        compiled=run.compile,
         budget=budget,
     )
     evaluations = problem.evaluations
@@ -162,8 +165,10 @@ def _open_anew(
     )
 
 
-def require_shards(checkpoint: Checkpoint | None) -> None:
-    """Raise UsageError where the weights cannot be shared: there is one process, or no checkpoint to read them from."""
+def require_shards(checkpoint: Checkpoint | None, run: RunOptions) -> None:
+    """Raise UsageError where the weights cannot be shared: by one process, without a checkpoint, in compiled code."""
+    if run.compile:
+        raise UsageError("--compile and --shard do not go together.", "Leave --compile out.")
     if not ranks.current().several:
         raise UsageError(
             "--shard shares the weights among processes, and there is only one.", "Give --nproc N as well."
@@ -216,12 +221,15 @@ def _built(
     model: ModelOptions, run: RunOptions, checkpoint: Checkpoint | None, declared: Declared, seed: int
 ) -> tuple[nn.Module, str]:
     """The network with weights drawn from a seed, computing as asked for, and how it is described."""
+    from fromage_cli.problem.networks.compilation import compile_network
     from fromage_cli.problem.networks.models import build_model
     from fromage_cli.problem.networks.recomputation import recompute_activations
 
     network, description = build_model(model.model or "auto", model.model_arguments, checkpoint, declared, seed=seed)
     if run.recompute:
         recompute_activations(network)
+    if run.compile:
+        compile_network(network)
     return network, description
 
 

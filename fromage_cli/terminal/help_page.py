@@ -11,7 +11,19 @@ RARE = frozenset(
     {
         *("key", "ema", "optimizer_state", "optimizer_key"),
         *("mode", "micro_batch", "include", "exclude", "tensors"),
-        *("dtype", "seed", "autocast", "recompute", "max_memory", "nproc", "color", "no_progress", "force", "debug"),
+        *(
+            "dtype",
+            "seed",
+            "autocast",
+            "recompute",
+            "compile",
+            "max_memory",
+            "nproc",
+            "color",
+            "no_progress",
+            "force",
+            "debug",
+        ),
         *(
             "nesterov",
             "decoupled",

@@ -280,6 +280,10 @@ class RunOptions:
         bool,
         _option("Run", "--recompute", help="Save memory of gradients: compute activations again in the backward pass."),
     ] = False
+    compile: Annotated[
+        bool,
+        _option("Run", "--compile", help="Compile the network for gradients. It takes a minute, and may pay on a GPU."),
+    ] = False
 
 
 @dataclass(frozen=True)

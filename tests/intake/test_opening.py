@@ -190,3 +190,11 @@ def test_a_network_that_computes_activations_again_has_the_same_numbers():
         assert second.base.loss == pytest.approx(first.base.loss, rel=1e-12)
         for name, gradient in first.base.gradients.items():
             torch.testing.assert_close(second.base.gradients[name], gradient, rtol=1e-12, atol=1e-12)
+
+
+def test_in_training_mode_a_line_says_that_nothing_is_compiled():
+    place, batch = "sample_checkpoints/mlp-16/step-000440.safetensors", "sample_checkpoints/mlp-16/batch.safetensors"
+    for mode in ("train", "auto"):
+        opened = open_problem(place, ModelOptions(), BatchOptions(batch=batch, mode=mode), RunOptions(compile=True))
+        assert any("--compile" in note for note in opened.notes) == (mode == "train")
+        assert opened.problem.compiled

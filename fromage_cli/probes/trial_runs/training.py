@@ -188,10 +188,10 @@ class WholeTensorSteps(torch.optim.Optimizer):
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         super().__init__(optimizer.param_groups, optimizer.defaults)
-        self.rule: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] = type(optimizer)  # type: ignore[assignment]
+        self.rule: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] = type(optimizer)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Steps on every tensor that has a gradient."""
         for group in self.param_groups:
             settings = {name: value for name, value in group.items() if name != "params"}

@@ -61,7 +61,7 @@ class Conditions:
         `train`: training behaviour, every module drawing its random numbers from a seed of its own. So a dropout layer
         that draws nothing does not shift the masks of the later ones.
         `generators_kept`: a surrounding `steady` puts the generators back. What is compiled runs as it was written: to
-        compile it for every kind of pass takes many times longer than the passes.
+        compile it for every kind of pass takes many times longer than the passes, and hooks would go unseen.
         """
         generators, state = None if generators_kept else Generators(), KeptState(self.stateful)
         try:

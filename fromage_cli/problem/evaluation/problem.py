@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -88,6 +88,8 @@ class Problem:
     """Reads a tensor's weights again, so that no copy need be kept while they are displaced."""
     autocast: bool = False
     """Run the passes in bfloat16; weights and reductions stay in their own precision."""
+    compiled: bool = False
+    """Let torch compile the passes of gradients, if the network is to be compiled; not in mode `train`."""
     budget: Budget = field(default_factory=Budget)
     evaluations: Evaluations = field(default_factory=Evaluations)
     ranks: Ranks = field(default_factory=ranks.current)
@@ -261,9 +263,9 @@ class Problem:
             yield
 
     @contextmanager
-    def _evaluated(self, chunk: Batch) -> Iterator[LossTerms]:
+    def _evaluated(self, chunk: Batch, compiled: bool = False) -> Iterator[LossTerms]:
         """The loss of a chunk, with the conditions of its evaluation still in force."""
-        with self.evaluation(chunk):
+        with self.evaluation(chunk), torch.compiler.set_stance("default") if compiled else nullcontext():
             yield weighed(self.loss(self.model, chunk), chunk)
 
     @contextmanager
@@ -369,16 +371,19 @@ class Problem:
         self,
         visit: Visitor,
         on_arrival: Callable[[TrainableTensor], None] | None = None,
-        scalar: Callable[[Tensor], Tensor] = lambda loss: loss,
+        scalar: Callable[[Tensor], Tensor] | None = None,
     ) -> float:
         self.budget.check()
+        compiled = self.compiled and self.mode != "train" and scalar is None
         hooks = self._hooks
         if hooks is None or (on_arrival is not None and not hooks.watching):
             hooks = Hooks(self.trainable)
         try:
             self.drop_gradients()
             chunks, tensors = self.own_chunks(), self.trainable
-            taken = BackwardPass(chunks, self._evaluated, tensors, self.deferred, visit, scalar, self.ranks)
+            evaluate = partial(self._evaluated, compiled=compiled)
+            itself: Callable[[Tensor], Tensor] = lambda loss: loss  # noqa: E731
+            taken = BackwardPass(chunks, evaluate, tensors, self.deferred, visit, scalar or itself, self.ranks)
             hooks.arrived = on_arrival or taken.arrived
             loss = taken.run()
         finally:

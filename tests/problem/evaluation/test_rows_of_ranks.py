@@ -34,7 +34,7 @@ def test_loss_gradient_and_products_are_those_of_one_process(count: int, case: s
 
 
 @pytest.mark.parametrize(
-    ("count", "case"), [*((2, "tied evenly"), (3, "residual")), *(each for each in CASES if each[1] != "tied")]
+    ("count", "case"), [*((2, "tied, one way"), (3, "residual")), *(each for each in CASES if each[1] != "tied")]
 )
 def test_so_they_are_where_each_rank_holds_a_part_of_every_weight(count: int, case: str) -> None:
     require_numbers_of_one_process(count, case, sharded=True)

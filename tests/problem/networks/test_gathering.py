@@ -1,0 +1,119 @@
+"""Weights that are gathered where a network uses them."""
+
+import gc
+import weakref
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import parametrizations
+
+from fromage_cli.problem.evaluation.curvature_operators import along
+from fromage_cli.problem.networks.gathering import GatheredWeights, gather_in_forward
+from fromage_cli.problem.networks.layers import named_weights, trainable_tensors
+from fromage_cli.problem.networks.sharding import spread
+from fromage_cli.shards import part_as, whole
+from tests.forked_ranks import run_ranks
+
+ROWS = torch.linspace(-1.0, 1.0, 12, dtype=torch.float64).view(3, 4)
+
+
+class Everything(nn.Module):
+    """Weights as modules use them: by a product, a look-up, a convolution, a part of one, and a parameter alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(1.3))
+        self.table, self.first = nn.Embedding(5, 4), nn.Linear(4, 6)
+        self.convolution = nn.Conv1d(1, 2, 3)
+        self.normed = parametrizations.weight_norm(nn.Linear(8, 4, bias=False))
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.head = nn.Linear(4, 5)
+        self.head.weight = self.table.weight
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Scores, (rows, 5)."""
+        hidden = self.scale * inputs + self.table(torch.arange(len(inputs)) % 5)
+        hidden = self.first(hidden).tanh()
+        hidden = self.convolution(hidden[:, None]).flatten(1)
+        hidden = self.normed(hidden)[:, None]
+        return self.head(
+            self.attention(hidden, hidden, hidden)[0][:, 0] + functional.linear(inputs, self.first.weight[:4])
+        )
+
+
+def made(sharded: bool) -> tuple[nn.Module, GatheredWeights | None]:
+    torch.manual_seed(0)
+    model = Everything().double()
+    if not sharded:
+        return model, None
+    spread(model, torch.device("cpu"))
+    return model, gather_in_forward(model)
+
+
+def derivatives(sharded: bool, rows: Tensor) -> dict[str, list[float]]:
+    """The gradient and two products of the Hessian with it, by name."""
+    model, weights = made(sharded)
+    tensors = trainable_tensors(model)
+    parameters = [tensor.parameter for tensor in tensors]
+    with weights.left_out_of_graphs() if weights else nullcontext():
+        loss = model(rows).square().sum()
+        gradients = torch.autograd.grad(loss, parameters, create_graph=True)
+        products = [part_as(p, 0.1 + torch.arange(p.numel(), dtype=p.dtype).view(p.shape)) for p in parameters]
+        for _ in range(2):
+            products = list(torch.autograd.grad(along(gradients, products), parameters, retain_graph=True))
+    return {
+        tensor.name: [*whole(gradient.detach()).flatten().tolist(), *whole(product).flatten().tolist()]
+        for tensor, gradient, product in zip(tensors, gradients, products, strict=True)
+    }
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_gradients_and_products_are_those_of_whole_weights(count: int) -> None:
+    """Each rank has the same rows, so that sums over ranks are so many times as large: squared for two products."""
+    alone = derivatives(False, ROWS)
+    for found in run_ranks(count, derivatives, True, ROWS):
+        assert list(found) == list(alone)
+        for name, values in found.items():
+            half = len(values) // 2
+            expected = [count * x for x in alone[name][:half]] + [count**2 * x for x in alone[name][half:]]
+            assert values == pytest.approx(expected, rel=1e-11, abs=1e-11), name
+
+
+def test_names_and_their_order_are_those_of_the_plain_model() -> None:
+    def named() -> list[str]:
+        model, _ = made(sharded=True)
+        return [name for name, _ in named_weights(model, remove_duplicate=False)]
+
+    plain = [name for name, _ in made(sharded=False)[0].named_parameters(remove_duplicate=False)]
+    assert run_ranks(2, named) == [plain] * 2
+
+
+def test_graphs_hold_no_whole_weights() -> None:
+    """What the graph of a gradient with its graph keeps is as large as the data, however large the weights are."""
+
+    def largest() -> int:
+        model = nn.Sequential(*(nn.Linear(64, 64) for _ in range(4)))
+        spread(model, torch.device("cpu"))
+        weights, alive = gather_in_forward(model), []
+        gather = weights.gather
+
+        def watched(parameter: Tensor) -> Tensor:
+            found = gather(parameter)
+            alive.append(weakref.ref(found.untyped_storage()))
+            return found
+
+        weights.gather = watched  # type: ignore[method-assign]
+        with weights.left_out_of_graphs():
+            output = model(torch.ones(2, 64))
+            gc.collect()
+            after_forward = sum(each() is not None for each in alive)
+            gradients = torch.autograd.grad(output.square().sum(), list(model.parameters()), create_graph=True)
+            del output
+            gc.collect()
+            assert all(gradient.requires_grad for gradient in gradients)
+            return after_forward + sum(each() is not None for each in alive)
+
+    assert run_ranks(2, largest) == [0, 0]
