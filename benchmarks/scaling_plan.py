@@ -1,6 +1,6 @@
 """What each of many ranks holds and sends where weights are sharded, told without their memory.
 
-    python benchmarks/scaling_plan.py [--ranks 64] [--lengths 128 512 2048] [--layers 80 --width 8192 …] [--autocast]
+    python benchmarks/scaling_plan.py [--ranks 64] [--lengths 128 512 2048] [--layers 80 …] [--autocast] [--recompute]
 
 A decoder of the shape of Llama 70B is built of torch's fake tensors, which have shapes but no numbers. The program's
 gradient and its Hessian-vector product run on the first of the ranks, of which each has one row of so many tokens.
@@ -33,6 +33,7 @@ from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.evaluation.streamed_hessian import visit_hessian_vector_product
 from fromage_cli.problem.losses.supervised_losses import CrossEntropy
 from fromage_cli.problem.networks import sharding
+from fromage_cli.problem.networks.recomputation import recompute_activations
 from fromage_cli.shards import own_part
 
 BYTES = 4
@@ -242,10 +243,12 @@ def simulated_rank(count: int) -> Iterator[None]:
         yield
 
 
-def problem_of(shape: Shape, count: int, length: int, autocast: bool = False) -> Problem:
+def problem_of(shape: Shape, count: int, length: int, *, autocast: bool = False, recompute: bool = False) -> Problem:
     """The decoder with its weights sharded, and a row of so many tokens for each rank."""
     with torch.device("meta"):
         model = Decoder(shape)
+    if recompute:
+        recompute_activations(model)
     sharding.spread(model, torch.device("cpu"))
     sharding.share_weights(model)
     rows = {"x": torch.zeros(count, length, dtype=torch.int64), "y": torch.zeros(count, length, dtype=torch.int64)}
@@ -293,19 +296,21 @@ def main() -> None:
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=int, default=field.default)
     parser.add_argument("--ranks", type=int, default=64)
     parser.add_argument("--lengths", type=int, nargs="+", default=[128, 512, 2048])
-    parser.add_argument("--autocast", action="store_true", help="as --autocast of the program")
+    for flag in ("--autocast", "--recompute"):
+        parser.add_argument(flag, action="store_true", help="as the program's flag of that name")
     options = vars(parser.parse_args())
     shape = Shape(**{field.name: options[field.name] for field in fields(Shape)})
+    settings = {name: options[name] for name in ("autocast", "recompute")}
     count, size = options["ranks"], BYTES * shape.parameters
     print(f"{shape.parameters / 1e9:.2f} billion parameters, {size / 1e9:.1f} GB in float32, on {count} ranks\n")
     print(
-        "| tokens of a row | pass | weights | activations | temporary | most, GB | gathered, weights | added up | sent |"
+        "| tokens | pass | weights | activations | temporary | most, GB | gathered, weights | added up | sent, GB |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for length in options["lengths"]:
         for run in (gradient, product):
             with simulated_rank(count):
-                found = traced(problem_of(shape, count, length, options["autocast"]), run)
+                found = traced(problem_of(shape, count, length, **settings), run)
             held = (found.weights, found.activations, found.temporary + found.gradients, found.total)
             row = [str(length), run.__name__, *(f"{one / 1e9:.2f}" for one in held)]
             row += [f"{found.gathered / size:.3f}", f"{found.added_up / size:.3f}", f"{found.sent(count) / 1e9:.0f}"]
