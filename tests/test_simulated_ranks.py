@@ -20,6 +20,7 @@ from fromage_cli import ranks
 from fromage_cli.probes.cost import measure_cost
 from fromage_cli.problem.evaluation.curvature_operators import along
 from fromage_cli.problem.networks.gathering import gather_in_forward
+from fromage_cli.problem.networks.recomputation import recompute_activations
 from fromage_cli.shards import contiguous_strides, own_rows, whole
 
 RANKS = 64
@@ -55,8 +56,14 @@ def loss_gradient_and_product(model: nn.Module, rows: Tensor, vectors: list[Tens
     return [loss.detach(), *[gradient.detach() for gradient in gradients], *products]
 
 
-@pytest.mark.parametrize(("dtype", "within"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
-def test_64_ranks_compute_what_one_does(simulated: LocalTensorMode, dtype: torch.dtype, within: float) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "within", "recompute"),
+    [(torch.float64, 1e-12, False), (torch.float64, 1e-12, True), (torch.float32, 1e-6, False)],
+    ids=["float64", "recompute", "float32"],
+)
+def test_64_ranks_compute_what_one_does(
+    simulated: LocalTensorMode, dtype: torch.dtype, within: float, recompute: bool
+) -> None:
     with simulated.disable():
         model, rows = network(dtype), torch.randint(5, (RANKS, 2))
         vectors = [torch.randn_like(parameter) for parameter in model.parameters()]
@@ -73,6 +80,8 @@ def test_64_ranks_compute_what_one_does(simulated: LocalTensorMode, dtype: torch
         for name, parameter in module._parameters.items():
             if parameter is not None:
                 module._parameters[name] = nn.Parameter(spread(parameter))
+    if recompute:
+        recompute_activations(model)
     own = simulated.rank_map(lambda rank: rows[rank : rank + 1])
     with gather_in_forward(model).left_out_of_graphs():
         loss, *parts = loss_gradient_and_product(model, own, [spread(vector) for vector in vectors])
@@ -108,3 +117,15 @@ def test_memory_and_traffic_of_a_rank_are_those_of_the_plan(
         estimated = traced.weights + cost.memory(0.0, products=again) - cost.resident
         assert estimated == pytest.approx(traced.total, rel=0.1)
     assert gradient.total == pytest.approx(shape.gradient_peak(RANKS, length), rel=0.02)
+
+
+def test_traffic_is_the_same_under_autocast_and_more_where_blocks_are_recomputed(plan: ModuleType) -> None:
+    shape = plan.Shape(2, 256, 896, heads=8, key_heads=2, tokens=256)
+    blocks = shape.linear - shape.embedding  # without the output layer
+    for settings, further in (({"autocast": True}, (0, 0)), ({"recompute": True}, (1, 2))):
+        with plan.simulated_rank(RANKS):
+            problem = plan.problem_of(shape, RANKS, 64, **settings)
+            gradient, product = (plan.traced(problem, run) for run in (plan.gradient, plan.product))
+        for traced, again in ((gradient, False), (product, True)):
+            assert traced.gathered == 4 * (shape.gathers(again) + further[again] * blocks)
+            assert traced.added_up == 4 * shape.sums(again) + LOSS

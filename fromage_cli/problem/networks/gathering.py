@@ -14,8 +14,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional
 from torch.nn.utils import parametrize
-from torch.overrides import TorchFunctionMode
 
+from fromage_cli.problem.conditions.replaced_calls import ReplacedCalls
 from fromage_cli.shards import is_sharded, rows_added_up, whole
 
 
@@ -76,7 +76,8 @@ class Linear(torch.autograd.Function):
         by_data = by_weight = by_bias = None
         with torch.autocast(data.device.type, dtype=torch.bfloat16, enabled=ctx.autocast):
             if ctx.needs_input_grad[0]:
-                by_data = (rows @ ctx.weights.gather(spread)).to(data.dtype).view(data.shape)
+                narrow = torch.bfloat16 if ctx.autocast and spread.dtype is torch.float32 else spread.dtype
+                by_data = (rows @ ctx.weights.gather(spread, narrow)).to(data.dtype).view(data.shape)
             if ctx.needs_input_grad[1]:
                 product = (rows.T @ data.reshape(-1, data.shape[-1])).to(spread.dtype)
                 number = ctx.weights.number(spread)
@@ -120,13 +121,16 @@ class GatheredWeights:
         self._numbers = {id(parameter): number for number, parameter in enumerate(model.parameters(), 1)}
         self._known: dict[StorageWeakRef, tuple[Tensor, int]] = {}
 
-    def gather(self, spread: Tensor) -> Tensor:
-        """All rows of a parameter, with their graph; what is whole already stays."""
+    def gather(self, spread: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """All rows of a parameter, with their graph, in a precision or their own; what is whole already stays."""
         if not is_sharded(spread):
             return spread
         number = self.number(spread)
         found: Tensor = Gather.apply(spread, number)  # type: ignore[no-untyped-call]
         self._know(found, spread, number)
+        if dtype not in (None, found.dtype):
+            found = found.to(dtype)
+            self._know(found, spread, number)
         return found
 
     def number(self, spread: Tensor) -> int:
@@ -155,28 +159,26 @@ class GatheredWeights:
     @contextmanager
     def left_out_of_graphs(self) -> Iterator[None]:
         """Within it graphs hold no gathered weights: these are gathered again when a backward pass needs them."""
-        weights = self
 
-        class Products(TorchFunctionMode):
-            def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-                found = None
-                if func is functional.linear and torch.is_grad_enabled():
-                    found = weights.linear(*args, **(kwargs or {}))
-                return func(*args, **(kwargs or {})) if found is None else found
+        def linear(data: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+            found = self.linear(data, weight, bias) if torch.is_grad_enabled() else None
+            return functional.linear(data, weight, bias) if found is None else found
 
         def pack(tensor: Tensor) -> Any:
             known = self._gathered(tensor)
-            return tensor if known is None else (*known, tensor.shape, tensor.stride(), tensor.storage_offset())
+            if known is None:
+                return tensor
+            return (*known, tensor.dtype, tensor.shape, tensor.stride(), tensor.storage_offset())
 
         def unpack(packed: Any) -> Tensor:
             if isinstance(packed, Tensor):
                 return packed
-            spread, number, shape, stride, offset = packed
-            found = whole(spread.detach(), number)
+            spread, number, dtype, shape, stride, offset = packed
+            found = whole(spread.detach(), number).to(dtype)
             self._know(found, spread, number)
             return found.as_strided(shape, stride, offset)
 
-        with saved_tensors_hooks(pack, unpack), Products():
+        with saved_tensors_hooks(pack, unpack), ReplacedCalls({functional.linear: linear}, recomputed=True):
             yield
 
 
