@@ -32,6 +32,7 @@ WITHOUT_A_SOURCE = {
     "test_documents.py",
     "test_forked_ranks.py",
     "test_house.py",
+    "test_simulated_ranks.py",
     "test_many_ranks.py",
     "test_samples.py",
     "test_words.py",

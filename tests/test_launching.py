@@ -56,6 +56,18 @@ def test_two_ranks_give_one_answer_and_it_is_that_of_one() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "command",
+    [["breakdown", "--eta", "1e-3:1e-2:2"], ["sharpness", "--simulate", "1", "--tolerance", "0.5"]],
+    ids=["breakdown", "sharpness"],
+)
+def test_the_estimate_of_a_rank_that_holds_its_rows_is_near_its_peak(command: list[str]) -> None:
+    sample = [str(SAMPLES / "char-gpt"), "--model", f"{SAMPLES / 'models.py'}:char_gpt"]
+    words = [*command, *sample, "--nproc", "2", "--shard", "--json"]
+    told, taken = (json.loads(run(*words, *more).stdout) for more in (["--estimate"], []))
+    assert told["result"]["estimate"]["bytes"] == pytest.approx(taken["tool"]["peak_memory"], rel=0.3)
+
+
 def test_a_single_value_and_its_exit_code_are_those_of_one_process() -> None:
     words = ["suggest-lr", *PROBLEM, "--optimizer", "sgd", "--value", "limit"]
     alone, two = run(*words), run(*words, "--nproc", "2")

@@ -1,19 +1,25 @@
 """What one gradient costs on this machine; commands state their cost beforehand in these."""
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
+from weakref import finalize
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from fromage_cli.problem.conditions.budget import resident_memory
 from fromage_cli.problem.evaluation.fitting import fitted
 from fromage_cli.problem.evaluation.problem import Evaluations, Problem
-from fromage_cli.problem.evaluation.streamed_hessian import DOUBLE_BACKWARD_ACTIVATIONS, make_product
+from fromage_cli.problem.evaluation.streamed_hessian import make_product
 from fromage_cli.problem.networks.layers import TrainableTensor
 from fromage_cli.process_memory import peak_memory
+from fromage_cli.shards import is_sharded, own_part
 from fromage_cli.theory.accumulation import distance
 
 FORWARD, PRODUCT = 1.0 / 3.0, 7.0 / 3.0
@@ -39,9 +45,13 @@ class Cost:
     resident: int
     """Bytes in use by the process, or on the accelerator, once the problem is loaded and every kernel was used."""
     weights: int
-    """Bytes of the tensors that receive a gradient."""
+    """Bytes of the tensors that receive a gradient; of sharded ones those of this rank's rows."""
     activations: int
     """Bytes that the forward pass of a chunk keeps for its backward pass."""
+    product_activations: int = 0
+    """Bytes that the first backward pass of a Hessian-vector product and its forward pass keep for the second."""
+    gathered: int = 0
+    """Bytes of the largest tensor that ranks gather, and of its gradient while they add it up; 0 where none is."""
 
     def time(self, gradients: float, products: float = 0.0) -> float:
         """Seconds for so many gradients and Hessian-vector products, loading included."""
@@ -53,8 +63,8 @@ class Cost:
 
     def memory(self, copies: float, products: bool = False) -> int:
         """Peak bytes with so many copies of the weights beside them, with or without double backward."""
-        graph = DOUBLE_BACKWARD_ACTIVATIONS if products else 1.0
-        return int(self.resident + copies * self.weights + graph * self.activations)
+        kept = self.product_activations if products else self.activations
+        return int(self.resident + copies * self.weights + kept + self.gathered)
 
 
 def measure_cost(problem: Problem, products: bool = False) -> Cost:
@@ -62,31 +72,83 @@ def measure_cost(problem: Problem, products: bool = False) -> Cost:
     # what the processor did counts from the start of the process, before there was a budget, and no waiting for files
     resident, loading = peak_memory() or 0, max(time.monotonic() - problem.budget.started, time.process_time())
     earlier, known = resident_memory() or 0, "base" in problem.__dict__
-    kept: dict[int, int] = {}
-    weights = {tensor.parameter.untyped_storage().data_ptr() for tensor in problem.trainable}
-
-    def count(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+    kept, kept_by_product = KeptForBackward(problem), KeptForBackward(problem)
 
     def first_gradient() -> float:
-        kept.clear()  # of a pass that did not fit
+        kept.most = 0  # of a pass that did not fit
         return problem.visit_gradient(_ignore)
 
-    with saved_tensors_hooks(count, lambda tensor: tensor):
+    with kept.counted():
         gradients = [timed(problem, lambda: fitted(problem, first_gradient))]
     gradients.append(timed(problem, lambda: problem.visit_gradient(_ignore)))
     if products and not known:
         gradients.append(timed(problem, lambda: problem.base))
     made = problem.evaluations.hessian_vector_products
-    again = [timed(problem, lambda: make_product(problem)) for _ in range(2)] if products else [0.0]
+    with kept_by_product.counted():
+        again = [timed(problem, lambda: make_product(problem)) for _ in range(products)]
+    again += [timed(problem, lambda: make_product(problem)) for _ in range(products)]
     again = again if problem.evaluations.hessian_vector_products > made else [0.0]
     loading += gradients[0] - min(gradients) + again[0] - min(again)
-    size = sum(tensor.parameter.nbytes for tensor in problem.receiving)
+    size = sum(own_part(tensor.parameter.detach()).nbytes for tensor in problem.receiving)
+    largest = max((whole.nbytes for whole in problem.model.parameters() if is_sharded(whole)), default=0)
     loaded = (resident_memory() or 0) - earlier - (0 if known else size)
-    return Cost(min(gradients), loading, min(again), resident + max(0, loaded), size, sum(kept.values()))
+    return Cost(
+        seconds=min(gradients),
+        loading=loading,
+        product_seconds=min(again),
+        resident=resident + max(0, loaded),
+        weights=size,
+        activations=kept.most,
+        product_activations=kept_by_product.most,
+        gathered=2 * largest,
+    )
+
+
+class KeptForBackward:
+    """The most bytes that passes keep at once for a backward pass, beside the weights themselves."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.most = self._now = 0
+        self._uses: Counter[StorageWeakRef] = Counter()
+        self._weights = {_memory(tensor.parameter) for tensor in problem.trainable}
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Counts what is kept within it; hooks around it, by which gathered weights are not kept, stay in force."""
+        around = torch._C._autograd._top_saved_tensors_default_hooks(True)
+        pack, unpack = around or (lambda tensor: tensor, lambda packed: packed)
+
+        def count(tensor: Tensor) -> _Kept:
+            kept = _Kept(pack(tensor))
+            if isinstance(kept.packed, Tensor) and (memory := _memory(kept.packed)) not in self._weights:
+                size = own_part(kept.packed.detach()).untyped_storage().nbytes()
+                self._use(memory, size)
+                finalize(kept, self._let_go, memory, size)
+            return kept
+
+        with saved_tensors_hooks(count, lambda kept: unpack(kept.packed)):
+            yield
+
+    def _use(self, memory: StorageWeakRef, size: int) -> None:
+        self._now += 0 if self._uses[memory] else size
+        self._uses[memory] += 1
+        self.most = max(self.most, self._now)
+
+    def _let_go(self, memory: StorageWeakRef, size: int) -> None:
+        self._uses[memory] -= 1
+        self._now -= 0 if self._uses[memory] else size
+
+
+@dataclass(eq=False)
+class _Kept:
+    """What a graph keeps of a tensor."""
+
+    packed: Any
+
+
+def _memory(tensor: Tensor) -> StorageWeakRef:
+    """Where a tensor's numbers lie; of a sharded one those of this rank's rows."""
+    return StorageWeakRef(own_part(tensor.detach()).untyped_storage())  # type: ignore[no-untyped-call]
 
 
 def point_seconds(problem: Problem) -> float:

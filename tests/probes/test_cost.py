@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fromage_cli.probes import cost as cost_module
-from fromage_cli.probes.cost import DOUBLE_BACKWARD_ACTIVATIONS, Cost, measure_cost, point_seconds
+from fromage_cli.probes.cost import Cost, measure_cost, point_seconds
 from fromage_cli.problem.evaluation.problem import Problem
 
 
@@ -23,10 +23,21 @@ def test_what_a_pass_keeps_is_counted_once(make_problem: Callable[..., Problem])
     cost = measure_cost(problem, products=True)
     assert cost.weights == 4 * (8 * 100 + 100 * 100)
     assert cost.activations == 4 * 1000 * (8 + 100 + 100)  # the input, tanh's output, the square's input
+    gradients = 4 * 100  # by the output, as a factor of it, by tanh's output and by its input
+    assert 0 <= cost.product_activations - 4 * 1000 * (8 + 100 + 100 + gradients) < 100  # single numbers
     assert cost.seconds > 0
     assert cost.product_seconds > 0
     assert cost.resident > cost.weights
     assert problem.evaluations.gradients == 3  # the base, and two that are timed
+
+
+def test_of_several_chunks_one_is_kept_at_a_time(make_problem: Callable[..., Problem]) -> None:
+    model = nn.Sequential(nn.Linear(8, 100), nn.Tanh(), nn.Linear(100, 1))
+    data = {"x": torch.randn(1000, 8), "y": torch.randn(1000, 1)}
+    whole, part = (measure_cost(make_problem(model, data, micro_batch=rows), products=True) for rows in (None, 250))
+    targets = 4 * 1000  # all of them are there, of whichever rows the loss is taken
+    assert part.activations - targets == (whole.activations - targets) / 4
+    assert part.product_activations - targets == pytest.approx((whole.product_activations - targets) / 4, rel=1e-3)
 
 
 @pytest.mark.parametrize(("waited", "worked", "least"), [(5.0, 2.0, 5.0), (1.0, 3.0, 3.0)])
@@ -59,12 +70,12 @@ def test_products_cost_nothing_where_there_are_none(make_problem: Callable[..., 
 
 
 def test_time_and_memory_are_linear_in_what_is_asked() -> None:
-    cost = Cost(seconds=2.0, loading=1.0, product_seconds=5.0, resident=1000, weights=100, activations=10)
+    cost = Cost(2.0, 1.0, 5.0, resident=1000, weights=100, activations=10, product_activations=30, gathered=7)
     assert cost.time(3) == 7.0
     assert cost.time(3, products=1) == pytest.approx(12.0)
     assert cost.equivalent(products=2) == 5.0
-    assert cost.memory(2.1) == 1000 + 210 + 10
-    assert cost.memory(2.1, products=True) == 1000 + 210 + int(DOUBLE_BACKWARD_ACTIVATIONS * 10)
+    assert cost.memory(2.1) == 1000 + 210 + 10 + 7
+    assert cost.memory(2.1, products=True) == 1000 + 210 + 30 + 7
 
 
 def test_a_point_leaves_the_weights(make_problem: Callable[..., Problem]) -> None:

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fromage_cli.errors import MismatchError, NumericalError
 from fromage_cli.optimizers.settings import Optimizer
-from fromage_cli.probes.cost import PRODUCT, measure_cost, timed
+from fromage_cli.probes.cost import PRODUCT, KeptForBackward, measure_cost, timed
 from fromage_cli.probes.curvature.batch_sharpness import gradient_curvature, training_batches
 from fromage_cli.probes.curvature.iteration_cost import iteration_cost
 from fromage_cli.probes.curvature.quadratic_model import simulate_training
@@ -14,9 +14,10 @@ from fromage_cli.probes.lines.draws import gradients_of_draws
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState
 from fromage_cli.probes.trial_runs.training import training
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, gauss_newton, has_gauss_newton
-from fromage_cli.problem.evaluation.output_expansion import EXPANSION_PRODUCTS
+from fromage_cli.problem.evaluation.output_expansion import EXPANSION_PRODUCTS, expand_outputs
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
+from fromage_cli.process_memory import peak_memory
 from fromage_cli.terminal.answer import Estimate
 
 TYPICAL_PRODUCTS = 16
@@ -66,22 +67,24 @@ def expected_work(
 def estimate(problem: Problem, tensors: Sequence[TrainableTensor], optimizer: Optimizer, request: Request) -> Estimate:
     """The products, the base gradient, those of the small batches with a product of all rows, and forward passes.
 
-    An iteration of Lanczos, a simulated step and a small batch are timed as they are then computed.
+    An iteration of Lanczos, a simulated step and a small batch are timed as they are then computed. Most memory is held
+    by the graphs of the expansion, where there is one; it is no less than these trials have taken.
     """
     cost, iteration = measure_cost(problem, products=True), iteration_cost(problem, tensors)
     products = expected_products(problem, tensors, optimizer, request) + 1
     gradients = 2 + FORWARDS / 3 + gradients_of_draws(problem)
     iterated = TYPICAL_PRODUCTS * _operators(problem, tensors, optimizer, request)
-    expanded = EXPANSION_PRODUCTS * _line_is_measured(problem, optimizer) * cost.product_seconds
+    expansion, kept = _expansion(problem, tensors) if _line_is_measured(problem, optimizer) else (0.0, 0)
+    cost = replace(cost, product_activations=max(cost.product_activations, kept))
     beside = _simulation_seconds(problem, tensors, optimizer, request) + _batches_seconds(problem, tensors, request)
     if has_gauss_newton(problem):
         beside += timed(problem, lambda: _make_graph(problem, tensors))
     return Estimate(
         gradients=gradients + cost.equivalent(products),
-        bytes=cost.memory(copies=TYPICAL_PRODUCTS * request.count + 4.0, products=True),
+        bytes=max(peak_memory() or 0, cost.memory(copies=TYPICAL_PRODUCTS * request.count + 4.0, products=True)),
         seconds=cost.time(1 + FORWARDS / 3 + gradients_of_draws(problem))
         + iteration.time(iterated)
-        + expanded
+        + expansion
         + beside,
     )
 
@@ -101,6 +104,14 @@ def _simulated_steps(problem: Problem, optimizer: Optimizer, request: Request) -
     """Of training in the quadratic model; none where no learning rate is known."""
     told = _line_is_measured(problem, optimizer) and optimizer.learning_rate is not None
     return request.simulated_steps if told else 0
+
+
+def _expansion(problem: Problem, tensors: Sequence[TrainableTensor]) -> tuple[float, int]:
+    """Seconds of the outputs' expansion along the gradient, and the bytes that its graphs keep."""
+    kept, direction = KeptForBackward(problem), [problem.base.gradients[tensor.name] for tensor in tensors]
+    with suppress(MismatchError, NumericalError), kept.counted():
+        return timed(problem, lambda: expand_outputs(problem, WeightSpace(tensors), direction)), kept.most
+    return 0.0, kept.most
 
 
 def _simulation_seconds(

@@ -76,7 +76,8 @@ class Linear(torch.autograd.Function):
         by_data = by_weight = by_bias = None
         with torch.autocast(data.device.type, dtype=torch.bfloat16, enabled=ctx.autocast):
             if ctx.needs_input_grad[0]:
-                by_data = (rows @ ctx.weights.gather(spread)).to(data.dtype).view(data.shape)
+                narrow = torch.bfloat16 if ctx.autocast and spread.dtype is torch.float32 else spread.dtype
+                by_data = (rows @ ctx.weights.gather(spread, narrow)).to(data.dtype).view(data.shape)
             if ctx.needs_input_grad[1]:
                 product = (rows.T @ data.reshape(-1, data.shape[-1])).to(spread.dtype)
                 number = ctx.weights.number(spread)
@@ -118,15 +119,18 @@ class GatheredWeights:
         self.names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
         """Of the parameters, as long as they are not gathered."""
         self._numbers = {id(parameter): number for number, parameter in enumerate(model.parameters(), 1)}
-        self._known: dict[int, tuple[StorageWeakRef, Tensor, int]] = {}
+        self._known: dict[StorageWeakRef, tuple[Tensor, int]] = {}
 
-    def gather(self, spread: Tensor) -> Tensor:
-        """All rows of a parameter, with their graph; what is whole already stays."""
+    def gather(self, spread: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """All rows of a parameter, with their graph, in a precision or their own; what is whole already stays."""
         if not is_sharded(spread):
             return spread
         number = self.number(spread)
         found: Tensor = Gather.apply(spread, number)  # type: ignore[no-untyped-call]
         self._know(found, spread, number)
+        if dtype not in (None, found.dtype):
+            found = found.to(dtype)
+            self._know(found, spread, number)
         return found
 
     def number(self, spread: Tensor) -> int:
@@ -135,16 +139,14 @@ class GatheredWeights:
 
     def _know(self, found: Tensor, spread: Tensor, number: int) -> None:
         """Remembers the memory of a gathered tensor as long as it lasts."""
-        storage = found.untyped_storage()
-        self._known = {at: known for at, known in self._known.items() if not known[0].expired()}  # type: ignore[no-untyped-call]
-        self._known[storage.data_ptr()] = StorageWeakRef(storage), spread, number  # type: ignore[no-untyped-call]
+        self._known = {memory: known for memory, known in self._known.items() if not memory.expired()}  # type: ignore[no-untyped-call]
+        self._known[StorageWeakRef(found.untyped_storage())] = spread, number  # type: ignore[no-untyped-call]
 
     def _gathered(self, tensor: Tensor) -> tuple[Tensor, int] | None:
         """The parameter that was gathered to the memory of a tensor, and its number."""
-        if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout is not torch.strided:
+        if is_sharded(tensor) or tensor.layout is not torch.strided:
             return None
-        known = self._known.get(tensor.untyped_storage().data_ptr())
-        return None if known is None or known[0].expired() else known[1:]  # type: ignore[no-untyped-call]
+        return self._known.get(StorageWeakRef(tensor.untyped_storage()))  # type: ignore[no-untyped-call]
 
     def linear(self, data: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
         """`functional.linear` where the weight was gathered as a whole; None for any other."""
@@ -164,13 +166,15 @@ class GatheredWeights:
 
         def pack(tensor: Tensor) -> Any:
             known = self._gathered(tensor)
-            return tensor if known is None else (*known, tensor.shape, tensor.stride(), tensor.storage_offset())
+            if known is None:
+                return tensor
+            return (*known, tensor.dtype, tensor.shape, tensor.stride(), tensor.storage_offset())
 
         def unpack(packed: Any) -> Tensor:
             if isinstance(packed, Tensor):
                 return packed
-            spread, number, shape, stride, offset = packed
-            found = whole(spread.detach(), number)
+            spread, number, dtype, shape, stride, offset = packed
+            found = whole(spread.detach(), number).to(dtype)
             self._know(found, spread, number)
             return found.as_strided(shape, stride, offset)
 

@@ -102,8 +102,8 @@ def test_graphs_hold_no_whole_weights() -> None:
         weights, alive = gather_in_forward(model), []
         gather = weights.gather
 
-        def watched(parameter: Tensor) -> Tensor:
-            found = gather(parameter)
+        def watched(parameter: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+            found = gather(parameter, dtype)
             alive.append(weakref.ref(found.untyped_storage()))
             return found
 
