@@ -303,9 +303,7 @@ def main() -> None:
     settings = {name: options[name] for name in ("autocast", "recompute")}
     count, size = options["ranks"], BYTES * shape.parameters
     print(f"{shape.parameters / 1e9:.2f} billion parameters, {size / 1e9:.1f} GB in float32, on {count} ranks\n")
-    print(
-        "| tokens | pass | weights | activations | temporary | most, GB | gathered, weights | added up | sent, GB |"
-    )
+    print("| tokens | pass | weights | activations | temporary | most, GB | gathered, weights | added up | sent, GB |")
     print("|---|---|---|---|---|---|---|---|---|")
     for length in options["lengths"]:
         for run in (gradient, product):

@@ -30,7 +30,7 @@ PACKED = 1 << 20
 """Elements up to which several tensors are added up in one reduction."""
 FIRST_PORT, PORTS = 20_000, 20_000
 """Ports of which a SLURM step takes one, by the number of its job and step."""
-OUT_OF_MEMORY = 1 << 62
+OUT_OF_MEMORY, FAILED = 1 << 62, 1 << 61
 """What a rank says in place of its next sum."""
 ENDED_BY_SIGNALS = (130, 143)
 LAUNCHED = "FROMAGE_LAUNCHED"
@@ -51,6 +51,10 @@ class OutOfMemoryOfRanks(OutOfMemory):
 
     def __init__(self) -> None:
         super().__init__("Memory ran out on one of the ranks.", "Use a smaller batch, or give --micro-batch N.")
+
+
+class FailedOnRanks(MismatchError):
+    """An evaluation that failed, which all ranks have heard of."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,8 @@ class Ranks:
     def require_next(self, number: int) -> None:
         """Raise MismatchError on every rank where they are not about to make the same sum; `number`: which one.
 
-        Raises OutOfMemory where another rank says that its memory ran out, with OUT_OF_MEMORY as its number.
+        Raises OutOfMemory where another rank says that its memory ran out, with OUT_OF_MEMORY as its number, and
+        MismatchError where one says FAILED.
         """
         import torch
         from torch import distributed
@@ -187,13 +192,15 @@ class Ranks:
         ends = torch.tensor([number, -number])  # one small sum takes fewer rounds than a list of all numbers
         distributed.all_reduce(ends, distributed.ReduceOp.MAX)
         largest, least = int(ends[0]), -int(ends[1])
-        if number == OUT_OF_MEMORY:
+        if number in (OUT_OF_MEMORY, FAILED):
             return
         if largest == OUT_OF_MEMORY:
             raise OutOfMemoryOfRanks
+        if largest == FAILED:
+            raise FailedOnRanks("An evaluation failed on another rank.", "See what that rank says.")
         if largest != least:
-            raise MismatchError(
-                "Ranks use the network's weights in different order, so its parts cannot be put together.",
+            raise FailedOnRanks(
+                "Ranks have gone different ways through the network, so its weights cannot be put together.",
                 "A network that chooses layers by its data cannot be sharded. Compute without --shard.",
             )
 

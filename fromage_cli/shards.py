@@ -107,42 +107,34 @@ def whole(tensor: Tensor, number: int = 0) -> Tensor:
     """Return all rows of a tensor, on every rank; `number`: which tensor it is, as all ranks count."""
     if not is_sharded(tensor):
         return tensor
-    return together(number, lambda: _gathered(cast("DTensor", tensor)))
+    spread = cast("DTensor", tensor)
+    if not _even(spread):
+        return together(number, spread.full_tensor)
+    from torch import distributed
+
+    own = spread.to_local().contiguous()
+    found = own.new_empty(tensor.shape)  # before the others wait: here memory may run out
+    together(number, lambda: distributed.all_gather_into_tensor(found, own))
+    return found
 
 
 def rows_added_up(own: Tensor, like: Tensor, number: int) -> Tensor:
     """Return the sum over ranks of a tensor that each has whole, spread as `like`; `number`: which tensor it is."""
-    return together(-number, lambda: _scattered(own, cast("DTensor", like)))
-
-
-def _gathered(tensor: DTensor) -> Tensor:
-    """All rows, without a copy where every rank has as many as the others."""
-    from torch import distributed
-
-    if not _even(tensor):
-        return tensor.full_tensor()
-    own = tensor.to_local().contiguous()
-    found = own.new_empty(tensor.shape)
-    distributed.all_gather_into_tensor(found, own)
-    return found
-
-
-def _scattered(own: Tensor, like: DTensor) -> Tensor:
-    """The sum's rows of this rank; gloo adds up all rows sooner than it scatters them."""
     import torch
     from torch import distributed
     from torch.distributed.tensor import DTensor, Partial
 
-    if not _even(like):
-        parts = DTensor.from_local(own, like.device_mesh, [Partial()], run_check=False)
-        return parts.redistribute(like.device_mesh, like.placements)
-    if own.device.type == "cpu":
+    spread = cast("DTensor", like)
+    if not _even(spread):
+        parts = DTensor.from_local(own, spread.device_mesh, [Partial()], run_check=False)
+        return together(-number, lambda: parts.redistribute(spread.device_mesh, spread.placements))
+    if own.device.type == "cpu":  # gloo adds up all rows sooner than it scatters them
         total = own.clone(memory_format=torch.contiguous_format)
-        distributed.all_reduce(total)
+        together(-number, lambda: distributed.all_reduce(total))
         begin, end = rows_of(like)
         return spread_as(like, total[begin:end].clone())
-    found = own.new_empty(like.to_local().shape)
-    distributed.reduce_scatter_tensor(found, own.contiguous())
+    whole_sum, found = own.contiguous(), own.new_empty(spread.to_local().shape)
+    together(-number, lambda: distributed.reduce_scatter_tensor(found, whole_sum))
     return spread_as(like, found)
 
 

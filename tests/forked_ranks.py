@@ -13,7 +13,7 @@ import torch
 
 from fromage_cli import ranks
 
-LIMIT = 60.0
+LIMIT = 120.0
 """Seconds after which ranks that still run are killed."""
 
 

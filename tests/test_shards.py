@@ -75,4 +75,4 @@ def test_ranks_that_are_about_to_make_different_sums_say_so() -> None:
             shards.together(ranks.current().index, lambda: None)
         return caught.value.message
 
-    assert all("different order" in message for message in run_ranks(3, check))
+    assert all("different ways" in message for message in run_ranks(3, check))

@@ -200,7 +200,15 @@ def _network(
 
         require_right_products(device)
     with progress("building the network"), without_memory() if run.shard else nullcontext():
-        network, description = build(run.seed)
+        try:
+            network, description = build(run.seed)
+        except MismatchError as error:
+            if not run.shard:
+                raise
+            hint = (
+                "With --shard parameters have no memory while the network is built. Their values cannot be read or set."
+            )
+            raise MismatchError(error.message, f"{error.hint}\n{hint}", error.details) from error
     refuse_unsupported(network)
     converted(network, getattr(torch, run.dtype))
     if run.shard:

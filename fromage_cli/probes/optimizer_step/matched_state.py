@@ -12,7 +12,7 @@ from fromage_cli.errors import MismatchError
 from fromage_cli.optimizers.rule import SGD
 from fromage_cli.optimizers.settings import MANY_STEPS, Optimizer, corrects_bias
 from fromage_cli.problem.evaluation.problem import Problem
-from fromage_cli.problem.networks.layers import TrainableTensor, unwrapped
+from fromage_cli.problem.networks.layers import TrainableTensor, named_weights, unwrapped
 
 
 class MatchedState:
@@ -57,7 +57,7 @@ class MatchedState:
             named = {name for group in self.state.groups for name in group.names or ()}
             tensors = [tensor for tensor in tensors if tensor.name in named] or tensors
         held = {tensor.name: tuple(tensor.parameter.shape) for tensor in tensors}
-        everything = {n: tuple(value.shape) for n, value in unwrapped(self.problem.model).named_parameters()}
+        everything = {n: tuple(value.shape) for n, value in named_weights(unwrapped(self.problem.model))}
         given = len((self.state.whole or self.state).numbers)
         frozen_too = len(held) < given <= len(everything) and not (matrices_only and self.state.whole is None)
         return match_parameters(self.state, everything if frozen_too else held)

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils.parametrize import ParametrizationList
 
 from fromage_cli.errors import MismatchError
 from fromage_cli.problem.conditions.kept_state import KeptState, may_hold_state
@@ -149,11 +150,17 @@ def _seeded_modules(model: nn.Module, draws: Draws | None) -> Iterator[None]:
     """
     with ExitStack() as stack:
         for name, module in model.named_modules():
-            if isinstance(module, torch.jit.ScriptModule):
+            if isinstance(module, torch.jit.ScriptModule) or _gathers_weights(module):
                 continue
             stack.callback(module.register_forward_pre_hook(_reseeder(f"into {name}", draws)).remove)
             stack.callback(module.register_forward_hook(_reseeder(f"out of {name}", draws)).remove)
         yield
+
+
+def _gathers_weights(module: nn.Module) -> bool:
+    """Whether sharding has put it there, so that the network draws the same without."""
+    first = module[0] if isinstance(module, ParametrizationList) else module
+    return hasattr(first, "names_before") and not hasattr(first, "inner")
 
 
 def _reseeder(place: str, draws: Draws | None) -> Callable[..., None]:

@@ -119,12 +119,13 @@ class BackwardPass:
         there = [float(tensor.parameter.grad is not None) for tensor in self.tensors]
         total, count, *anywhere = self.ranks.sums([total, count, *there])
         received = [tensor for tensor, found in zip(self.tensors, anywhere, strict=True) if found]
-        for tensor in received:
-            own = tensor.parameter.grad
-            if own is None:
-                tensor.parameter.grad = torch.zeros_like(tensor.parameter)
-            elif own.is_sparse:
-                tensor.parameter.grad = own.to_dense()
+        with failing_together(self.ranks):
+            for tensor in received:
+                own = tensor.parameter.grad
+                if own is None:
+                    tensor.parameter.grad = torch.zeros_like(tensor.parameter)
+                elif own.is_sparse:
+                    tensor.parameter.grad = own.to_dense()
         self.ranks.add_up([tensor.parameter.grad for tensor in received if tensor.parameter.grad is not None])
         return total, require_count(count)
 

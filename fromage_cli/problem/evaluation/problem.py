@@ -140,7 +140,10 @@ class Problem:
         loss = self._backward(lambda tensor, gradient: gradients.__setitem__(tensor.name, gradient), on_arrival=count)
         self.deferred = {name for name, times in arrivals.items() if times > len(self.own_chunks())}
         require_gradient(loss, gradients)
-        if self.at_first is not None and not is_same_loss(loss, self.at_first):  # it may look whether there is a graph
+        fused = self.autocast and self.compiled is not None  # what is compiled rounds less often
+        if (
+            self.at_first is not None and not fused and not is_same_loss(loss, self.at_first)
+        ):  # it may look whether there is a graph
             self.conditions.differentiates, self.at_first = True, loss
             self.require_steadiness()
         if self.noisy is None and self.conditions.drew:  # it may draw what does not matter
@@ -345,7 +348,8 @@ class Problem:
         if not self.ranks.sharded:
             return own
         most = sum(math.ceil(math.ceil(b.size / self.ranks.count) / (self.micro_batch or b.size)) for b in self.batches)
-        return own + [replace(self.batch.rows(0, 1), weight=0.0)] * (most - len(own))
+        stands_in = own[-1] if own else self.batch.rows(0, 1)
+        return own + [replace(stands_in, weight=0.0)] * (most - len(own))
 
     def largest_chunk(self) -> int:
         """Rows that any rank evaluates at once, at most."""

@@ -21,8 +21,10 @@ class LossTerms:
 
 
 def weighed(terms: LossTerms, batch: Batch) -> LossTerms:
-    """The terms of a loss, as its rows count."""
-    return terms if batch.weight == 1.0 else LossTerms(terms.total * batch.weight, terms.count * batch.weight)
+    """The terms of a loss, as its rows count; of rows that count nothing the total is 0, whatever it was."""
+    if batch.weight == 1.0:
+        return terms
+    return LossTerms(torch.nan_to_num(terms.total, 0.0, 0.0, 0.0) * batch.weight, terms.count * batch.weight)
 
 
 class Loss(Protocol):

@@ -1,7 +1,7 @@
 """Losses that somebody else computes: the model itself, or the user's function."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -45,8 +45,14 @@ class ModelsOwnLoss:
         loss = scalar_loss(own_loss(forward(model, batch, positional, named)), "the model")
         count = count_of_own_loss(model, target, batch)
         if count == 0.0:  # the mean over no targets is not a number: nothing takes its place, as a function of weights
-            loss = torch.stack([0.0 * value.flatten()[0] for value in model.parameters() if value.requires_grad]).sum()
+            loss = self._of_some_target(model, batch, target)
         return LossTerms(loss * count, count)
+
+    def _of_some_target(self, model: nn.Module, batch: Batch, target: Tensor) -> Tensor:
+        """The loss of the same rows with other targets, which are there: it has the graph of any other rows."""
+        known = map_tensors(batch.data, lambda tensor: tensor.clamp(min=0) if tensor is target else tensor)
+        positional, named, _ = inputs_and_targets(model, replace(batch, data=known))
+        return scalar_loss(own_loss(forward(model, batch, positional, named)), "the model")
 
 
 def count_of_own_loss(model: nn.Module, target: Any, batch: Batch) -> float:

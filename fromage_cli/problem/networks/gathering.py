@@ -65,7 +65,8 @@ class Linear(torch.autograd.Function):
         ctx.save_for_backward(data)
         ctx.weights, gathered = held
         ctx.spread = spread  # a parameter: what is saved comes back as another object
-        ctx.autocast = torch.is_autocast_enabled(data.device.type)
+        kind = data.device.type
+        ctx.autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         return functional.linear(data, gathered, bias)
 
     @staticmethod
@@ -74,9 +75,9 @@ class Linear(torch.autograd.Function):
         (data,), spread = ctx.saved_tensors, ctx.spread
         rows = gradients[0].reshape(-1, gradients[0].shape[-1])  # (n, out)
         by_data = by_weight = by_bias = None
-        with torch.autocast(data.device.type, dtype=torch.bfloat16, enabled=ctx.autocast):
+        with torch.autocast(data.device.type, dtype=ctx.autocast, enabled=ctx.autocast is not None):
             if ctx.needs_input_grad[0]:
-                narrow = torch.bfloat16 if ctx.autocast and spread.dtype is torch.float32 else spread.dtype
+                narrow = ctx.autocast if ctx.autocast and spread.dtype is torch.float32 else spread.dtype
                 by_data = (rows @ ctx.weights.gather(spread, narrow)).to(data.dtype).view(data.shape)
             if ctx.needs_input_grad[1]:
                 product = (rows.T @ data.reshape(-1, data.shape[-1])).to(spread.dtype)
@@ -119,7 +120,7 @@ class GatheredWeights:
         self.names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
         """Of the parameters, as long as they are not gathered."""
         self._numbers = {id(parameter): number for number, parameter in enumerate(model.parameters(), 1)}
-        self._known: dict[StorageWeakRef, tuple[Tensor, int]] = {}
+        self._known: dict[StorageWeakRef, tuple[int, Tensor, int]] = {}
 
     def gather(self, spread: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """All rows of a parameter, with their graph, in a precision or their own; what is whole already stays."""
@@ -140,18 +141,22 @@ class GatheredWeights:
     def _know(self, found: Tensor, spread: Tensor, number: int) -> None:
         """Remembers the memory of a gathered tensor as long as it lasts."""
         self._known = {memory: known for memory, known in self._known.items() if not memory.expired()}  # type: ignore[no-untyped-call]
-        self._known[StorageWeakRef(found.untyped_storage())] = spread, number  # type: ignore[no-untyped-call]
+        memory = StorageWeakRef(found.untyped_storage())  # type: ignore[no-untyped-call]
+        self._known[memory] = found._version, spread, number
 
     def _gathered(self, tensor: Tensor) -> tuple[Tensor, int] | None:
-        """The parameter that was gathered to the memory of a tensor, and its number."""
+        """The parameter that was gathered to the memory of a tensor, and its number; none once it was written into."""
         if is_sharded(tensor) or tensor.layout is not torch.strided:
             return None
-        return self._known.get(StorageWeakRef(tensor.untyped_storage()))  # type: ignore[no-untyped-call]
+        known = self._known.get(StorageWeakRef(tensor.untyped_storage()))  # type: ignore[no-untyped-call]
+        return None if known is None or known[0] != tensor._version else known[1:]
 
     def linear(self, data: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
         """`functional.linear` where the weight was gathered as a whole; None for any other."""
         known = self._gathered(weight)
         if known is None or not weight.is_contiguous() or weight.shape != known[0].shape:
+            return None
+        if known[0].requires_grad and not weight.requires_grad:  # detached
             return None
         found: Tensor = Linear.apply(data, known[0], bias, (self, weight.detach()))  # type: ignore[no-untyped-call]
         return found

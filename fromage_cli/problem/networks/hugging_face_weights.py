@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fromage_cli.checkpoints import TensorEntry
 from fromage_cli.checkpoints.storage.stored_tensor import StoredTensor, WholeTensor
+from fromage_cli.problem.networks.layers import plain_name
 from fromage_cli.problem.user_code.named_code import named_code
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def _translated(model: Any, checkpoint: "Checkpoint") -> "Checkpoint":
     renamings = [rule for rule in rules if isinstance(rule, loading.WeightRenaming)]
     converters = [rule for rule in rules if isinstance(rule, loading.WeightConverter)]
     by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
-    expected: Mapping[str, Tensor] = model.state_dict()
+    modules = dict(model.named_modules(remove_duplicate=False))
+    expected: Mapping[str, Tensor] = {plain_name(n, modules): value for n, value in model.state_dict().items()}
     stored_names: dict[str, str] = {}
     parts: dict[str, list[tuple[str, str]]] = {}
     for stored in sorted(checkpoint.entries, key=loading.dot_natural_key):  # experts are merged in this order

@@ -36,13 +36,16 @@ def load_weights(model: nn.Module, checkpoint: "Checkpoint") -> tuple[str, ...]:
     given, checkpoint = checkpoint, as_transformers_reads(model, checkpoint)
     match = match_names(expected, checkpoint.entries)
     tolerated = tuple(name for name in match.unexpected if is_computed(name, checkpoint.entries[name].shape))
-    missing = [name for name in missing_names(expected, match) if not may_be_missing(model, name, expected[name])]
+    missing = [  # of a sharded tensor there is no value that could stay
+        name
+        for name in missing_names(expected, match)
+        if is_sharded(expected[name]) or not may_be_missing(model, name, expected[name])
+    ]
     unexpected = [name for name in match.unexpected if name not in tolerated]
     if missing or (unexpected and checkpoint is given):
         raise names_error(checkpoint, expected, missing, unexpected)
     _check_entries(checkpoint, expected, match)
     _leave_meta(model, match)
-    _require_parts(_expected(model), match)
     _copy(_expected(model), checkpoint, match)
     present = {id(expected[name]) for name in match.stored}
     kept = [name for name, value in expected.items() if id(value) not in present]
@@ -183,17 +186,6 @@ def _read(checkpoint: "Checkpoint", stored: str, like: Tensor) -> Tensor:
     if not is_sharded(like) or not like.dim():
         return checkpoint.tensor(stored)
     return checkpoint.rows(stored, *rows_of(like))
-
-
-def _require_parts(expected: Mapping[str, Tensor], match: Match) -> None:
-    """Refuse a sharded tensor that the checkpoint does not hold: no rank has what the network would draw for it."""
-    present = {id(expected[name]) for name in match.stored}
-    absent = [name for name, value in expected.items() if is_sharded(value) and id(value) not in present]
-    if absent:
-        raise MismatchError(
-            f"The checkpoint holds no values for {listed(absent)}, and with --shard the network has none of its own.",
-            "Compute without --shard, or save these tensors with the others.",
-        )
 
 
 @torch.no_grad()

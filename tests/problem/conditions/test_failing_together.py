@@ -1,9 +1,12 @@
 """Memory that runs out on one of several ranks."""
 
+from contextlib import suppress
+
 import pytest
 import torch
 
 from fromage_cli import ranks
+from fromage_cli.errors import MismatchError
 from fromage_cli.problem.conditions.failing_together import failing_together
 from fromage_cli.ranks import ALONE, OutOfMemoryOfRanks
 from tests.forked_ranks import run_ranks
@@ -39,3 +42,22 @@ def test_one_process_raises_what_came() -> None:
 def test_other_errors_are_no_matter_of_memory() -> None:
     with pytest.raises(ValueError, match="no"), failing_together(ALONE):
         raise ValueError("no")
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_an_evaluation_that_fails_on_one_rank_fails_on_all(sharded: bool) -> None:
+    """So a caller that goes on without it does so on all of them."""
+
+    def check() -> list[str]:
+        found = ranks.shard() if sharded else ranks.current()
+        raised = []
+        for culprit in range(2):
+            with suppress(MismatchError):
+                with failing_together(found):
+                    if found.index == culprit:
+                        raise MismatchError("The loss has no second derivative.")
+                found.sums([1.0])
+                raised.append("nothing")
+        return [*raised, str(found.sums([1.0]))]
+
+    assert run_ranks(2, check) == [["[2.0]"]] * 2

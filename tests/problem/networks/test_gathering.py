@@ -161,3 +161,29 @@ def test_so_it_is_in_a_backward_pass_and_where_a_block_is_computed_again() -> No
         return [found - other for found, other in zip(sorted(seen), sorted(expected), strict=True)]
 
     assert run_ranks(2, check) == [pytest.approx([0.0] * 4, abs=1e-10)] * 2
+
+
+def test_a_weight_that_is_detached_or_was_written_into_is_no_parameter() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            hidden = self.a(inputs).tanh()
+            changed = self.a.weight * 1.0
+            hidden = hidden + functional.linear(hidden, self.a.weight.detach())
+            return hidden + functional.linear(hidden, changed.mul_(2.0))
+
+    def gradient(sharded: bool) -> list[float]:
+        torch.manual_seed(0)
+        model = Twice().double()
+        if sharded:
+            spread(model, torch.device("cpu"))
+        weights = gather_in_forward(model) if sharded else None
+        with weights.left_out_of_graphs() if weights else nullcontext():
+            found = torch.autograd.grad(model(ROWS).square().sum(), list(model.parameters()))
+        return [float(x) for each in found for x in whole(each).flatten()]
+
+    expected = [2.0 * x for x in gradient(sharded=False)]
+    assert run_ranks(2, gradient, True) == [pytest.approx(expected, rel=1e-12)] * 2
