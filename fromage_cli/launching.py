@@ -9,7 +9,10 @@ from uuid import uuid4
 from fromage_cli import stopping
 from fromage_cli.ranks import LAUNCHED, RankLost
 
-LOGGERS = ("torch.distributed.elastic", "torch.distributed.launcher", "torch.multiprocessing")
+LOGGERS = (
+    *("torch.distributed.elastic", "torch.distributed.launcher", "torch.multiprocessing"),
+    *("torch.distributed.elastic.agent.server.api", "torch.multiprocessing.spawn"),
+)
 
 
 def launch(entry: Callable[[Sequence[str]], int], words: Sequence[str], count: int) -> int:

@@ -92,6 +92,8 @@ def _open_anew(
 ) -> Intake:
     model, batch, run = options
     checkpoint, declared = _opened(ckpt, model)  # what is not there is refused before torch is loaded
+    if run.shard:
+        require_shards(checkpoint, run)
     with progress("loading torch"):
         import torch
 
@@ -101,8 +103,6 @@ def _open_anew(
         from fromage_cli.problem.losses.summed_loss import SummedLoss, recognise_sum
 
     device, dtype = torch_device(run.device), getattr(torch, run.dtype)
-    if run.shard:
-        require_shards(checkpoint, run)
     budget.confine(device)
     unnamed = {"model": model.model is None, "loss": batch.loss == "auto"}
     declared.check(*(name for name, left_open in unnamed.items() if left_open))

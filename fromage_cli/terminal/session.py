@@ -70,8 +70,8 @@ def typed(parameter: str) -> bool:
     return current().origins.get(parameter, COMMAND_LINE) == COMMAND_LINE
 
 
-PROBLEM = ("model", "model_arg", "batch", "seq_len", "sequences", "loss", "key")
-"""Options that say which network and which data, for every command that takes a batch."""
+PROBLEM = ("model", "model_arg", "batch", "seq_len", "sequences", "loss", "key", "nproc", "shard")
+"""Options that say which network and which data, and how many processes hold them, for every command with a batch."""
 
 
 TRAINING = (

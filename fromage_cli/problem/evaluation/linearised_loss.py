@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from fromage_cli.problem.conditions.failing_together import failing_together
+from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, twice_differentiated
 from fromage_cli.problem.evaluation.problem import Problem
-from fromage_cli.problem.losses.loss_terms import Loss
+from fromage_cli.problem.losses.loss_terms import Loss, weighed
 from fromage_cli.problem.losses.supervised_losses import SupervisedLoss, predict
 
 
@@ -33,12 +34,12 @@ def linearised_losses(
                 pulled = torch.autograd.grad(
                     output, space.weights, cotangent, create_graph=True, materialize_grads=True
                 )
-                base, size, first = _differentiated(problem.loss, start, target)
+                base, size, first = _differentiated(problem.loss, start, target, chunk)
                 for index, (move, loss) in enumerate(zip(moves, losses, strict=True)):
                     (pushed,) = torch.autograd.grad(
                         pulled, cotangent, space.split(move), retain_graph=True, materialize_grads=True
                     )
-                    value, _, slope = _differentiated(loss, start + pushed, target)
+                    value, _, slope = _differentiated(loss, start + pushed, target, chunk)
                     totals[index] += float(value - base - (first * pushed).sum())
                     beyond = (slope - first).to(output.dtype)
                     parts = torch.autograd.grad(
@@ -52,11 +53,11 @@ def linearised_losses(
     return [(total / count, slope / count) for total, slope in zip(totals, slopes, strict=True)]
 
 
-def _differentiated(loss: Loss, output: Tensor, target: Tensor) -> tuple[Tensor, float, Tensor]:
+def _differentiated(loss: Loss, output: Tensor, target: Tensor, chunk: Batch) -> tuple[Tensor, float, Tensor]:
     """The sum over what the loss is a mean of, how many there are, and the derivative of the sum by the output."""
     assert isinstance(loss, SupervisedLoss)  # as for the Gauss-Newton matrix
     leaf = output.requires_grad_()
-    terms = loss.terms(leaf, target)
+    terms = weighed(loss.terms(leaf, target), chunk)
     (slope,) = torch.autograd.grad(terms.total, leaf)
     leaf.requires_grad_(False)
     return terms.total.detach(), terms.count, slope

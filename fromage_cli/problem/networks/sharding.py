@@ -81,7 +81,7 @@ def refuse_hidden_weights(model: nn.Module) -> None:
     ]
     if held:
         raise MismatchError(
-            f"{listed(held)} cannot be sharded: its weights are held in a second place.",
+            f"--shard does not support recurrent layers of torch and scripted modules: {listed(held)}.",
             "Compute without --shard; with --nproc the rows are still shared.",
         )
 
