@@ -34,7 +34,7 @@ LINK = re.compile(r"(?:\]\(|src=\"|srcset=\")([^)\"\s]+)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
 FLAGS_OF_OTHERS = {
     *("--array", "--cpus-per-task", "--ntasks", "--dependency", "--epilog", "--kill-on-invalid-dep", "--mem"),
-    *("--parsable", "--time"),
+    *("--parsable", "--time", "--nodes", "--ntasks-per-node", "--gpus-per-node"),
 }
 """SLURM's."""
 DIALECT = re.compile(
