@@ -183,8 +183,7 @@ class Ranks:
     def require_next(self, number: int) -> None:
         """Raise MismatchError on every rank where they are not about to make the same sum; `number`: which one.
 
-        Raises OutOfMemory where another rank says that its memory ran out, with OUT_OF_MEMORY as its number, and
-        MismatchError where one says FAILED.
+        Raises OutOfMemory where a rank says OUT_OF_MEMORY, and MismatchError where one says FAILED.
         """
         import torch
         from torch import distributed
