@@ -12,6 +12,7 @@ CODES = {
     "NumericalError": (6, "numerics"),
     "NotFiniteError": (6, "numerics"),
     "ResourceError": (7, "resources"),
+    "OutOfMemory": (7, "resources"),
 }
 """By class, the exit code that scripts rely on and the code in the envelope."""
 
