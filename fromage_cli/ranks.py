@@ -191,17 +191,24 @@ class Ranks:
         ends = torch.tensor([number, -number])  # one small sum takes fewer rounds than a list of all numbers
         distributed.all_reduce(ends, distributed.ReduceOp.MAX)
         largest, least = int(ends[0]), -int(ends[1])
-        if number in (OUT_OF_MEMORY, FAILED):
-            return
-        if largest == OUT_OF_MEMORY:
+        if largest == OUT_OF_MEMORY != number:
             raise OutOfMemoryOfRanks
-        if largest == FAILED:
-            raise FailedOnRanks("An evaluation failed on another rank.", "See what that rank says.")
-        if largest != least:
+        if largest == FAILED != number:
+            raise self.failure_told()
+        if number not in (OUT_OF_MEMORY, FAILED) and largest != least:
             raise FailedOnRanks(
                 "Ranks have gone different ways through the network, so its weights cannot be put together.",
                 "A network that chooses layers by its data cannot be sharded. Compute without --shard.",
             )
+
+    def tell_failure(self, error: MismatchError) -> None:
+        """Leave word of an evaluation that failed, for ranks on which it did not."""
+        self.store.set("failure", json.dumps({"rank": self.index, "message": error.message, "hint": error.hint}))
+
+    def failure_told(self) -> FailedOnRanks:
+        """Return the error for a rank on which the evaluation did not fail itself: what the other one said."""
+        told = json.loads(self.store.get("failure"))
+        return FailedOnRanks(f"Rank {told['rank']}: {told['message']}", told["hint"])
 
     def say_farewell(self, error: FromageError) -> None:
         """Tell the other ranks why this one ends, and let their sums fail; the first rank waits until they know.

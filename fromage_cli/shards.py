@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 Found = TypeVar("Found")
+NAMES_BEFORE = "names_before"
+"""Attribute of a parametrisation that makes a whole tensor of what ranks hold: the model's names, in their order."""
 
 
 def is_sharded(tensor: Tensor) -> bool:

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -54,6 +54,30 @@ def test_two_ranks_give_one_answer_and_it_is_that_of_one() -> None:
     assert [one["value"] for one in second["eigenvalues"]] == pytest.approx(
         [one["value"] for one in first["eigenvalues"]], rel=1e-10
     )
+
+
+def test_every_number_is_that_of_one_process_where_each_holds_its_rows_of_a_checkpoint() -> None:
+    sample = [str(SAMPLES / "char-gpt"), "--model", f"{SAMPLES / 'models.py'}:char_gpt"]
+    words = ["breakdown", *sample, "--direction", "adam", "--eta", "1e-3,1e-2", "--micro-batch", "20", "--reload"]
+    words += ["--dtype", "float64", "--json"]
+    alone, two = (json.loads(run(*words, *more).stdout) for more in ([], ["--nproc", "2", "--shard"]))
+    assert (alone["status"], two["tool"]["ranks"]) == (two["status"], 2)
+    first, second = dict(numbers(alone["result"])), dict(numbers(two["result"]))
+    assert first.keys() == second.keys() and len(first) > 100
+    for name, value in first.items():
+        assert second[name] == pytest.approx(value, rel=1e-10, abs=1e-12), name
+
+
+def numbers(value: object, name: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers in an answer, each by its place, without noise floors, which are rounding."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield from () if key.endswith("floor") else numbers(each, f"{name}.{key}")
+    elif isinstance(value, list):
+        for place, each in enumerate(value):
+            yield from numbers(each, f"{name}[{place}]")
+    elif isinstance(value, float):
+        yield name, value
 
 
 @pytest.mark.parametrize(
@@ -188,18 +212,23 @@ def test_an_error_before_ranks_meet_is_said_by_the_first_and_by_one_that_compute
     assert [[err.count("error: ") for *_, err in each] for each in told] == [[1, 1], [1, 0]]
 
 
-@pytest.mark.parametrize("passes", [0, 9, 13])
-def test_a_rank_that_runs_out_of_memory_ends_all_with_one_message(passes: int, tmp_path: Path) -> None:
-    """In the first pass, in the second and while it is measured, in the model of the second rank alone."""
+@pytest.mark.parametrize(("passes", "layers"), [(0, 0), (9, 1), (13, 1)])
+def test_a_rank_that_runs_out_of_memory_ends_all_with_one_message(passes: int, layers: int, tmp_path: Path) -> None:
+    """In the first pass, and at two points of the curve, in the model of the second rank alone.
+
+    What was measured until then is shown: a head and the network's only layer.
+    """
     (tmp_path / "net.py").write_text(OUT_OF_MEMORY.format(passes=passes), encoding="utf-8")
     words = ["breakdown", "--model", f"{tmp_path}/net.py:build", "--batch", f"{tmp_path}/net.py:rows"]
     started = time.monotonic()
     done = run(*words, "--nproc", "2")
     assert done.returncode == 7 and time.monotonic() - started < 100
     assert done.stderr.count("error: ") == 1 and "memory" in done.stderr.lower(), done.stderr
-    assert passes or done.stdout == "", "what was measured before is shown, and nothing was"
-    (code, _, err), (other, nothing, silent) = together([words, words])
+    shown = [line.split("\t")[0] for line in done.stdout.splitlines()]
+    assert shown == ["name", "weight"][: 2 * layers]
+    (code, out, err), (other, nothing, silent) = together([words, words])
     assert (code, other, nothing, silent) == (7, 7, "", "")
+    assert [line.split("\t")[0] for line in out.splitlines()] == shown
     assert err.count("error: ") == 1 and "memory" in err.lower()
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+from fromage_cli.checkpoints.names.library_files import METADATA
 from fromage_cli.counting import counted, first_names
 from fromage_cli.errors import ResourceError, UsageError
 from fromage_cli.findings import Finding
@@ -282,6 +283,7 @@ def provenance(problem: Problem) -> Provenance:
 def short_place(record: CheckpointRecord) -> str:
     """A checkpoint as a header names it: the file without its ending, in its directory, and its step."""
     place = PurePath(record.path)
+    place = place.parent if place.name == METADATA else place
     name = "/".join((*place.parts[-2:-1], place.stem)).lstrip("/")
     told = record.step is None or str(record.step) in name
     return name if told else f"{name}, step {record.step}"

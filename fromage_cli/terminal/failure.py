@@ -204,7 +204,7 @@ def report(error: BaseException, args: Sequence[str]) -> int:
     """
     failure, wanted, running = understood(error), asked(args), session.current()
     lost = isinstance(failure, Terminated) or (isinstance(failure, RankLost) and not failure.left_word)
-    if lost and LAUNCHED in os.environ and ranks.current().several:
+    if lost and LAUNCHED in os.environ and "RANK" in os.environ:  # the launcher itself has no rank
         return failure.exit_code
     text = "\n".join(message_lines(failure, wanted.verbose))
     if wanted.debug:

@@ -21,6 +21,7 @@ from fromage_cli.problem.user_code.generators import (
     seed_own,
     seed_torch,
 )
+from fromage_cli.shards import NAMES_BEFORE
 
 Mode = Literal["auto", "train", "eval"]
 Found = TypeVar("Found")
@@ -160,7 +161,7 @@ def _seeded_modules(model: nn.Module, draws: Draws | None) -> Iterator[None]:
 def _gathers_weights(module: nn.Module) -> bool:
     """Whether sharding has put it there, so that the network draws the same without."""
     first = module[0] if isinstance(module, ParametrizationList) else module
-    return hasattr(first, "names_before") and not hasattr(first, "inner")
+    return hasattr(first, NAMES_BEFORE)
 
 
 def _reseeder(place: str, draws: Draws | None) -> Callable[..., None]:

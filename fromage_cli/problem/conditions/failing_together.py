@@ -12,7 +12,7 @@ from fromage_cli.ranks import FAILED, OUT_OF_MEMORY, FailedOnRanks, OutOfMemoryO
 def failing_together(ranks: Ranks) -> Iterator[None]:
     """Where memory runs out on one rank within the block, or an evaluation fails, an error is raised on all.
 
-    That rank raises its own, and the others OutOfMemory or MismatchError.
+    Memory that ran out anywhere is OutOfMemory on all of them, and any other failure MismatchError.
     """
     own: Exception | None = None
     try:
@@ -21,17 +21,21 @@ def failing_together(ranks: Ranks) -> Iterator[None]:
         if not ranks.several or not (out_of_memory(error) or isinstance(error, MismatchError)):
             raise
         own = error
+    heard = isinstance(own, OutOfMemoryOfRanks | FailedOnRanks)
     lacking = own is not None and out_of_memory(own)
+    if isinstance(own, MismatchError) and not heard:
+        ranks.tell_failure(own)
+    says = OUT_OF_MEMORY if lacking else FAILED if own is not None else 0
     if not ranks.sharded:
-        says = OUT_OF_MEMORY if lacking else FAILED if own is not None else 0
         gravest = max(ranks.of_each(float(says)))
         if gravest == OUT_OF_MEMORY:
             raise (own if lacking else None) or OutOfMemoryOfRanks
         if gravest == FAILED:
-            raise own or FailedOnRanks("An evaluation failed on another rank.", "See what that rank says.")
+            raise own or ranks.failure_told()
     elif own is not None:  # the others wait for this one to gather a weight, or have heard of it there
-        if not isinstance(own, OutOfMemoryOfRanks | FailedOnRanks):
-            ranks.require_next(OUT_OF_MEMORY if lacking else FAILED)
+        if not heard:
+            ranks.require_next(says)
         if lacking:
             raise OutOfMemoryOfRanks from own
-        raise own
+        assert isinstance(own, MismatchError)
+        raise own if heard else FailedOnRanks(own.message, own.hint, own.details) from own

@@ -18,14 +18,10 @@ from fromage_cli.problem.conditions.draws import SinglePrecisionDraws
 from fromage_cli.problem.conditions.evaluation import Conditions, Mode
 from fromage_cli.problem.conditions.failing_together import failing_together
 from fromage_cli.problem.data.batches import Batch
-from fromage_cli.problem.evaluation.backward_pass import (
-    BackwardPass,
-    Hooks,
-    Visitor,
-    require_count,
-)
+from fromage_cli.problem.evaluation.backward_pass import BackwardPass, Hooks, Visitor, require_count
 from fromage_cli.problem.evaluation.fitting import fitted
 from fromage_cli.problem.evaluation.refusals import (
+    SAME,
     is_same_loss,
     require_faithful_split,
     require_gradient,
@@ -39,6 +35,8 @@ from fromage_cli.ranks import Ranks
 
 LOSS_ULPS = 8.0
 """Rounding errors of the loss up to which two draws count as the same."""
+BFLOAT16 = torch.finfo(torch.bfloat16).eps
+"""Relative gap between a loss in bfloat16 and the same loss in passes that round it less often, as compiled ones do."""
 SMALL = 1 << 18
 """Entries of all trainable tensors up to which their gradients may be held together: a megabyte in float32."""
 
@@ -140,10 +138,8 @@ class Problem:
         loss = self._backward(lambda tensor, gradient: gradients.__setitem__(tensor.name, gradient), on_arrival=count)
         self.deferred = {name for name, times in arrivals.items() if times > len(self.own_chunks())}
         require_gradient(loss, gradients)
-        fused = self.autocast and self.compiled is not None  # what is compiled rounds less often
-        if (
-            self.at_first is not None and not fused and not is_same_loss(loss, self.at_first)
-        ):  # it may look whether there is a graph
+        rounding = BFLOAT16 if self.autocast and self.compiled else SAME  # what is compiled rounds less often
+        if self.at_first is not None and not is_same_loss(loss, self.at_first, rounding):  # it may see the graph
             self.conditions.differentiates, self.at_first = True, loss
             self.require_steadiness()
         if self.noisy is None and self.conditions.drew:  # it may draw what does not matter

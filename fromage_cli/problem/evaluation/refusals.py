@@ -96,9 +96,9 @@ def _value_if_it_fits(problem: "Problem", rows: int | None, ranks: Ranks) -> flo
     return None
 
 
-def is_same_loss(first: float, again: float) -> bool:
-    """Whether two evaluations gave the same, but for rounding."""
-    return math.isclose(first, again, rel_tol=SAME) or (math.isnan(first) and math.isnan(again))
+def is_same_loss(first: float, again: float, rounding: float = SAME) -> bool:
+    """Whether two evaluations gave the same, but for rounding: a relative gap."""
+    return math.isclose(first, again, rel_tol=rounding) or (math.isnan(first) and math.isnan(again))
 
 
 def require_same_loss(first: float, again: float) -> None:

@@ -42,17 +42,13 @@ class ModelsOwnLoss:
     def __call__(self, model: nn.Module, batch: Batch) -> LossTerms:
         """The model's loss times its denominator, and the denominator."""
         positional, named, target = inputs_and_targets(model, batch)
-        loss = scalar_loss(own_loss(forward(model, batch, positional, named)), "the model")
         count = count_of_own_loss(model, target, batch)
-        if count == 0.0:  # the mean over no targets is not a number: nothing takes its place, as a function of weights
-            loss = self._of_some_target(model, batch, target)
+        if count == 0.0:  # the mean over no targets is not a number: with others its graph is that of any rows
+            known = map_tensors(batch.data, lambda tensor: tensor.clamp(min=0) if tensor is target else tensor)
+            batch = replace(batch, data=known)
+            positional, named, _ = inputs_and_targets(model, batch)
+        loss = scalar_loss(own_loss(forward(model, batch, positional, named)), "the model")
         return LossTerms(loss * count, count)
-
-    def _of_some_target(self, model: nn.Module, batch: Batch, target: Tensor) -> Tensor:
-        """The loss of the same rows with other targets, which are there: it has the graph of any other rows."""
-        known = map_tensors(batch.data, lambda tensor: tensor.clamp(min=0) if tensor is target else tensor)
-        positional, named, _ = inputs_and_targets(model, replace(batch, data=known))
-        return scalar_loss(own_loss(forward(model, batch, positional, named)), "the model")
 
 
 def count_of_own_loss(model: nn.Module, target: Any, batch: Batch) -> float:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from fromage_cli.problem.conditions.replaced_calls import ReplacedCalls
-from fromage_cli.shards import is_sharded, rows_added_up, whole
+from fromage_cli.shards import NAMES_BEFORE, is_sharded, rows_added_up, whole
 
 
 class Gather(torch.autograd.Function):
@@ -93,24 +93,12 @@ class Gathered(nn.Module):
 
     def __init__(self, weights: "GatheredWeights") -> None:
         super().__init__()
-        self.weights, self.names_before = weights, weights.names
+        self.weights = weights
+        setattr(self, NAMES_BEFORE, weights.names)
 
     def forward(self, spread: Tensor) -> Tensor:
         """The whole tensor."""
         return self.weights.gather(spread)
-
-
-class GatheredBefore(nn.Module):
-    """A parametrisation of the user's, which is given whole tensors."""
-
-    def __init__(self, inner: nn.Module, weights: "GatheredWeights") -> None:
-        super().__init__()
-        self.inner, self.weights, self.names_before = inner, weights, weights.names
-
-    def forward(self, *spread: Tensor) -> Tensor:
-        """What the inner one makes of them."""
-        made: Tensor = self.inner(*map(self.weights.gather, spread))
-        return made
 
 
 class GatheredWeights:
@@ -209,10 +197,14 @@ def gather_in_forward(model: nn.Module) -> GatheredWeights:
     """Lets every parameter of the model, each spread over ranks, be seen whole by the modules that use it."""
     weights = GatheredWeights(model)
     for module in list(model.modules()):
-        if isinstance(module, parametrize.ParametrizationList):
-            module[0] = GatheredBefore(module[0], weights)
+        if isinstance(module, parametrize.ParametrizationList):  # the user's: it is given whole tensors
+            module[0].forward = _given_whole(module[0].forward, weights)
         else:
             for name in list(module._parameters):
                 if module._parameters[name] is not None:
                     parametrize.register_parametrization(module, name, Gathered(weights), unsafe=True)
     return weights
+
+
+def _given_whole(forward: Callable[..., Tensor], weights: GatheredWeights) -> Callable[..., Tensor]:
+    return lambda *spread: forward(*map(weights.gather, spread))

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-NAMES_BEFORE = "names_before"
-"""Attribute of a parametrisation that makes a whole tensor of what ranks hold: the model's names, in their order."""
+from fromage_cli.shards import NAMES_BEFORE
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,7 @@ def plain_name(name: str, modules: Mapping[str, nn.Module]) -> str:
     """The name that a tensor has where the model is not sharded; `modules`: the model's, by name."""
     owner, _, leaf = name.rpartition(".")
     if leaf == "original" and hasattr(modules[owner][0], NAMES_BEFORE):  # type: ignore[index]
-        plain = ".".join(filter(None, owner_of(name)))
-        return plain if plain in getattr(modules[owner][0], NAMES_BEFORE) else name  # type: ignore[index]
+        return ".".join(filter(None, owner_of(name)))
     return name
 
 

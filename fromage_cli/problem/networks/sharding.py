@@ -44,7 +44,7 @@ def spread(model: nn.Module, device: torch.device) -> None:
 
     Ties stay ties.
 
-    Raises MismatchError for modules that hold weights in a second place, as recurrent ones do.
+    Raises MismatchError for recurrent modules of torch and scripted ones, which hold their weights elsewhere too.
     """
     refuse_hidden_weights(model)
     give_back_large_blocks()

@@ -16,7 +16,11 @@ from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
 from fromage_cli.probes.optimizer_step import matched_state
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState, group_shares, match_state
 from fromage_cli.probes.trial_runs.training import training
+from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.losses.losses import resolve_loss
+from fromage_cli.problem.networks.sharding import share_weights, spread
+from tests.forked_ranks import run_ranks
 
 Maker = Callable[..., Problem]
 Data = dict[str, torch.Tensor]
@@ -130,3 +134,22 @@ def test_the_state_of_another_optimizer_is_left_aside(
 ) -> None:
     matched = match_state(make_problem(perceptron, classification), Optimizer("lion"), state)
     assert matched.state is None and not matched.numbers and not matched.holds_memory
+
+
+def test_a_state_that_covers_frozen_tensors_is_matched_where_weights_are_sharded(tmp_path: Path) -> None:
+    def numbers(sharded: bool) -> dict[str, int]:
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+        network[0].weight.requires_grad_(False)
+        rows = Batch((torch.randn(6, 4), torch.randint(3, (6,))), 6, "here")
+        slots = {number: {"exp_avg": value.detach()} for number, value in enumerate(network.parameters())}
+        state = OptimizerState((ParameterGroup({}, tuple(slots)),), slots)
+        if sharded:
+            spread(network, torch.device("cpu"))
+            share_weights(network)
+        problem = Problem(network, resolve_loss("cross-entropy", network, rows), rows)
+        return dict(MatchedState(problem, Optimizer("adam"), state).numbers)
+
+    expected = {"0.weight": 0, "0.bias": 1, "2.weight": 2, "2.bias": 3}
+    assert numbers(False) == expected
+    assert run_ranks(2, numbers, True) == [expected] * 2

@@ -1,6 +1,7 @@
 """What each rule makes of a tensor, against one step of the optimizer itself – torch's, or the one in `optim`."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ from fromage_cli.probes.optimizer_step.matched_state import MatchedState, match_
 from fromage_cli.probes.optimizer_step.next_step import measure_next_step
 from fromage_cli.probes.optimizer_step.real_step import MomentEstimates, TensorState, load_slot, tensor_step
 from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.networks.gathering import whole_numbers
+from fromage_cli.problem.networks.sharding import spread
+from fromage_cli.shards import part_as, whole
+from tests.forked_ranks import run_ranks
 
 Maker = Callable[..., Problem]
 Data = dict[str, torch.Tensor]
@@ -185,3 +190,23 @@ def test_a_single_number_keeps_its_precision(name: str) -> None:
 def test_a_slot_that_is_loaded_shares_no_memory_with_the_checkpoint() -> None:
     slot = {"exp_avg": torch.ones(2, dtype=torch.complex64), "step": 3}
     assert load_slot(slot, torch.ones(2), ADAMW)["exp_avg"].data_ptr() != slot["exp_avg"].data_ptr()
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lion", "lamb", "lars", "fromage", "muon", "adafactor"])
+@pytest.mark.parametrize("known", [False, True])
+def test_a_step_of_a_tensor_that_ranks_hold_in_parts_is_that_of_the_whole(name: str, known: bool) -> None:
+    def step(sharded: bool) -> list[float]:
+        generator = torch.Generator().manual_seed(0)
+        weight, gradient, mean = (torch.randn(7, 4, generator=generator, dtype=torch.float64) for _ in range(3))
+        layer = nn.Linear(4, 7, bias=False).double()
+        layer.weight.data = weight
+        if sharded:
+            spread(layer, torch.device("cpu"))
+        held = layer.weight.detach()
+        estimates = MomentEstimates(part_as(held, mean), part_as(held, mean.square() + 0.1)) if known else None
+        state = TensorState(held, part_as(held, gradient), 0.1, None, estimates)
+        with whole_numbers() if sharded else nullcontext():
+            found = tensor_step(Optimizer(name, learning_rate=0.1, momentum=0.9), state)
+        return [found.shrinkage, *(float(x) for x in whole(found.update).flatten())]
+
+    assert run_ranks(3, step, True) == [pytest.approx(step(False), rel=1e-12)] * 3

@@ -15,11 +15,14 @@ from fromage_cli.errors import MismatchError, ResourceError, UsageError
 from fromage_cli.optim import LAMB, LARS, Fromage, Lion
 from fromage_cli.optimizers.settings import Given, Optimizer, find_settings
 from fromage_cli.probes.optimizer_step.matched_state import MatchedState, match_state
-from fromage_cli.probes.trial_runs.training import training, training_rows
+from fromage_cli.probes.trial_runs.training import WholeTensorSteps, training, training_rows
 from fromage_cli.problem.conditions.budget import Budget
 from fromage_cli.problem.data.batches import as_batch
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.losses.losses import resolve_loss
+from fromage_cli.problem.networks.sharding import spread
+from fromage_cli.shards import part_as, whole
+from tests.forked_ranks import run_ranks
 
 Maker = Callable[..., Problem]
 Data = dict[str, torch.Tensor]
@@ -548,3 +551,24 @@ def test_the_second_seed_turns_the_batches_round(
 def test_one_row_is_refused(make_problem: Maker, perceptron: nn.Module, classification: Data) -> None:
     with pytest.raises(UsageError, match="the batch has one"):
         training_rows(make_problem(perceptron, cut(classification, 1)[0]))
+
+
+@pytest.mark.parametrize("rule", [torch.optim.Muon, torch.optim.Adafactor])
+def test_steps_on_whole_tensors_are_those_of_the_optimizer_where_ranks_hold_parts(rule: type[Any]) -> None:
+    """Seven rows on three ranks; what Adafactor remembers has other shapes than the tensor."""
+
+    def stepped(sharded: bool) -> list[float]:
+        generator = torch.Generator().manual_seed(0)
+        layer = nn.Linear(4, 7, bias=False).double()
+        layer.weight.data = torch.randn(7, 4, generator=generator, dtype=torch.float64)
+        if sharded:
+            spread(layer, torch.device("cpu"))
+        optimizer = rule([layer.weight], lr=0.1, weight_decay=0.2)
+        stepping = WholeTensorSteps(optimizer) if sharded else optimizer
+        for _ in range(3):
+            gradient = torch.randn(7, 4, generator=generator, dtype=torch.float64)
+            layer.weight.grad = part_as(layer.weight, gradient)
+            stepping.step()
+        return [float(x) for x in whole(layer.weight.detach()).flatten()]
+
+    assert run_ranks(3, stepped, True) == [stepped(False)] * 3

@@ -2,9 +2,17 @@
 
 import pytest
 import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
 
+from fromage_cli import ranks, shards
 from fromage_cli.errors import MismatchError
 from fromage_cli.problem.conditions.budget import Budget
+from fromage_cli.problem.data.batches import Batch
+from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.losses.losses import resolve_loss
+from fromage_cli.problem.networks.sharding import share_weights, spread
+from fromage_cli.shards import whole
 from tests.forked_ranks import LIMIT, run_ranks
 from tests.problem.evaluation.rows_of_ranks import numbers, problem_of
 
@@ -80,3 +88,71 @@ def test_ranks_with_different_numbers_of_chunks_look_at_limits_together() -> Non
 
     first, *others = run_ranks(3, limited)
     assert others == [first] * 2
+
+
+def test_memory_that_runs_out_where_a_weight_is_gathered_halves_the_chunks_of_all_ranks() -> None:
+    """The fourteenth time, which is when the loss is evaluated the first time after the network was put together."""
+
+    def halved() -> int | None:
+        right, calls = shards._even, []
+
+        def scarce(tensor: DTensor) -> bool:
+            calls.append(tensor)
+            if ranks.current().index == 1 and len(calls) == 14:
+                raise torch.OutOfMemoryError("Tried to allocate 3 GiB")
+            return right(tensor)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(shards, "_even", scarce)
+            problem = problem_of("plain", sharded=True)
+        assert len(calls) > 14
+        return problem.micro_batch
+
+    assert run_ranks(2, halved) == [3, 3]
+
+
+class OwnLoss(nn.Module):
+    """A network that returns its loss, as those of transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, inputs: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The loss and the scores, (rows, 3)."""
+        scores = self.second(self.first(inputs).tanh())
+        return {"loss": nn.functional.cross_entropy(scores, labels), "logits": scores}
+
+
+def of_own_loss(sharded: bool) -> list[float]:
+    """Loss and gradient where only the first rank's rows have targets."""
+    torch.manual_seed(0)
+    network = OwnLoss().double()
+    labels = torch.tensor([0, 2, 1, -100, -100, -100])
+    batch = Batch({"inputs": torch.randn(6, 4, dtype=torch.float64), "labels": labels}, 6, "here")
+    if sharded:
+        spread(network, torch.device("cpu"))
+        share_weights(network)
+    problem = Problem(network, resolve_loss("auto", network, batch), batch)
+    gradients = (problem.base.gradients[tensor.name] for tensor in problem.receiving)
+    return [problem.base.loss, *(float(x) for each in gradients for x in whole(each).flatten())]
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_rank_whose_rows_have_no_target_goes_along_with_a_loss_of_the_models_own(sharded: bool) -> None:
+    expected = pytest.approx(of_own_loss(False), rel=1e-12, abs=1e-14)
+    assert run_ranks(2, of_own_loss, sharded) == [expected] * 2
+
+
+def test_dropout_draws_the_same_where_weights_are_sharded() -> None:
+    def loss(sharded: bool) -> float:
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 3)).double()
+        rows = Batch((torch.randn(6, 4, dtype=torch.float64), torch.randint(3, (6,))), 6, "here")
+        if sharded:
+            spread(network, torch.device("cpu"))
+            share_weights(network)
+        return Problem(network, resolve_loss("cross-entropy", network, rows), rows, mode="train").base.loss
+
+    shared, held = (run_ranks(2, loss, sharded) for sharded in (False, True))
+    assert held == [pytest.approx(shared[0], rel=1e-12)] * 2

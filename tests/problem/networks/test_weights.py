@@ -8,7 +8,9 @@ from torch.nn.utils import parametrizations
 
 from fromage_cli.checkpoints import Checkpoint, open_checkpoint
 from fromage_cli.errors import MismatchError, NumericalError
+from fromage_cli.problem.networks.sharding import spread, without_memory
 from fromage_cli.problem.networks.weights import load_weights, other_weights
+from tests.forked_ranks import run_ranks
 
 
 def stored(folder: Path, tensors: dict[str, Tensor]) -> Checkpoint:
@@ -236,3 +238,31 @@ def test_weights_that_do_not_fit_leave_the_model_as_it_is(tmp_path):
     with pytest.raises(MismatchError), other_weights(model, open_checkpoint(tmp_path / "c.safetensors")):
         pass
     assert torch.equal(model.head.weight, before)
+
+
+def test_a_weight_that_may_be_missing_may_not_where_no_rank_has_a_value_for_it(tmp_path: Path) -> None:
+    """A frozen table that transformers would compute: with `--shard` the network is built without its values."""
+
+    class Positions(nn.Module):
+        _keys_to_ignore_on_load_missing = ("positions",)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+            self.positions = nn.Parameter(torch.ones(6, 2), requires_grad=False)
+
+    save_file(
+        {name: each for name, each in Positions().state_dict().items() if name != "positions"},
+        tmp_path / "c.safetensors",
+    )
+    checkpoint = open_checkpoint(tmp_path / "c.safetensors")
+
+    def refused() -> bool:
+        with without_memory():
+            model = Positions()
+        spread(model, torch.device("cpu"))
+        with pytest.raises(MismatchError, match="positions"):
+            load_weights(model, checkpoint)
+        return True
+
+    assert run_ranks(2, refused) == [True, True]
