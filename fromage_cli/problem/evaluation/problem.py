@@ -36,7 +36,7 @@ from fromage_cli.ranks import Ranks
 LOSS_ULPS = 8.0
 """Rounding errors of the loss up to which two draws count as the same."""
 BFLOAT16 = torch.finfo(torch.bfloat16).eps
-"""Relative gap between a loss in bfloat16 and the same loss in passes that round it less often, as compiled ones do."""
+"""Relative gap up to which a loss in bfloat16 equals that of compiled passes, which round less often."""
 SMALL = 1 << 18
 """Entries of all trainable tensors up to which their gradients may be held together: a megabyte in float32."""
 

@@ -1,7 +1,5 @@
 """Memory that runs out on one of several ranks."""
 
-from contextlib import suppress
-
 import pytest
 import torch
 
@@ -52,12 +50,13 @@ def test_an_evaluation_that_fails_on_one_rank_fails_on_all(sharded: bool) -> Non
         found = ranks.shard() if sharded else ranks.current()
         raised = []
         for culprit in range(2):
-            with suppress(MismatchError):
-                with failing_together(found):
+            with pytest.raises(MismatchError) as caught:
+                with failing_together(found), failing_together(found):  # one evaluation within another
                     if found.index == culprit:
                         raise MismatchError("The loss has no second derivative.")
                 found.sums([1.0])
-                raised.append("nothing")
+            raised.append(caught.value.message)
         return [*raised, str(found.sums([1.0]))]
 
-    assert run_ranks(2, check) == [["[2.0]"]] * 2
+    own, told = "The loss has no second derivative.", "Rank {}: The loss has no second derivative."
+    assert run_ranks(2, check) == [[own, told.format(1), "[2.0]"], [told.format(0), own, "[2.0]"]]

@@ -445,3 +445,19 @@ def test_noise_is_not_the_rows_themselves_where_both_come_from_one_seed(make_pro
 
     x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
     assert make_problem(Denoises(8, 8), {"x": x}, "output", seed=0).value() > 1.0
+
+
+@pytest.mark.parametrize(("compiled", "gap", "seen"), [(False, 1e-3, True), (True, 1e-3, False), (True, 0.1, True)])
+def test_under_autocast_a_loss_that_sees_the_graph_is_told_from_rounding(
+    make_problem: Maker, compiled: bool, gap: float, seen: bool
+) -> None:
+    """Compiled passes round less often to bfloat16, whose numbers are up to 8e-3 apart."""
+
+    class SeesTheGraph(nn.Linear):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return super().forward(input).float().square().mean() * (1.0 + gap * torch.is_grad_enabled())
+
+    problem = make_problem(SeesTheGraph(4, 4), {"x": torch.ones(6, 4)}, "output", autocast=True, compiled=compiled)
+    problem.require_steadiness()
+    assert problem.base.loss == pytest.approx(problem.at_first if seen else problem.value() * (1.0 + gap), rel=1e-6)
+    assert problem.conditions.differentiates == seen
