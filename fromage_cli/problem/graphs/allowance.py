@@ -1,0 +1,56 @@
+"""What a graph may allocate: as much as this machine has, looked at before each operator of the first pass."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fromage_cli.errors import ResourceError
+from fromage_cli.problem.data.pytrees import map_tensors, named_tensors
+from fromage_cli.process_memory import available_memory
+
+HARMLESS = 1 << 26
+"""Bytes of one result that are never too many: 64 MB."""
+
+
+class Allowance:
+    """Looks at the size of each result before it is made, until the graph has been run once."""
+
+    def __init__(self) -> None:
+        self.passed = False
+        """Whether the whole graph was run."""
+
+    def check(
+        self, name: str, function: Callable[..., Any], arguments: Sequence[Any], named: Mapping[str, Any]
+    ) -> None:
+        """Raises ResourceError where the result would not fit into memory.
+
+        Operators whose result depends on the numbers in their input are not looked at: it is no larger than the input.
+        """
+        tensors = [tensor for _, tensor in named_tensors((list(arguments), dict(named)))]
+        if any(type(tensor) not in (Tensor, torch.nn.Parameter) for tensor in tensors):
+            return  # spread over ranks: of what a part allocates nothing is known here
+        try:
+            with torch.no_grad():
+                given, given_named = map_tensors((list(arguments), dict(named)), _without_memory)
+                given_named = {
+                    key: torch.device("meta") if isinstance(value, torch.device) else value
+                    for key, value in given_named.items()
+                }
+                if not tensors and "device" not in given_named:
+                    given_named["device"] = torch.device("meta")
+                found = function(*given, **given_named)
+        except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError):
+            return  # what is wrong with it shows when it is run
+        size = sum(tensor.numel() * tensor.itemsize for _, tensor in named_tensors([found]) if tensor.is_meta)
+        free = available_memory() if size > HARMLESS else None
+        if free is not None and size > free:
+            raise ResourceError(
+                f"The graph's operator {name} would make {size:.3g} bytes, and {free:.3g} are free.",
+                "Give --micro-batch N. If the bundle is not your own, its graph may be made to fill the memory.",
+            )
+
+
+def _without_memory(tensor: Tensor) -> Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")

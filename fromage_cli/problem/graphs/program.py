@@ -1,0 +1,277 @@
+"""Running a graph: each step in its order, within the modules of the network that they belong to."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fromage_cli.errors import InputError, MismatchError
+from fromage_cli.problem.graphs.allowance import Allowance
+from fromage_cli.problem.graphs.graph import Block, Device, Graph, Held, Operation, Value, values_in
+
+Values = dict[str, Any]
+"""What was computed so far, by name."""
+Filler = Callable[[Values], Any]
+"""Puts what was computed into an argument."""
+
+
+class Program:
+    """The graphs of one network, by mode, and the modules and tensors that they use.
+
+    The modules are called as the network's own code called them. So hooks see what they saw there, and a replacement of
+    a weight is used wherever the module uses it.
+    """
+
+    def __init__(
+        self, graphs: Mapping[str, Graph], dtype: torch.dtype, constants: Mapping[str, Tensor], aliases: Mapping[str, str]
+    ) -> None:
+        self.graphs = graphs
+        self.dtype = dtype
+        """The precision of the weights when the graphs were made; a graph that names it means that of the weights."""
+        self.constants = dict(constants)
+        self.aliases = aliases
+        """Further names of tied tensors, and the first ones."""
+        self.modules: dict[str, nn.Module] = {}
+        self.mode = next(iter(graphs))
+        self.precision, self.device = dtype, torch.device("cpu")
+        self._calls: dict[tuple[str, str], list[_Compiled]] = {}
+        self._pending: tuple[_Compiled, Values] | None = None
+        self._allowances = {mode: Allowance() for mode in graphs}
+        self._bodies: dict[str, _Compiled] = {}
+
+    def attach(self, network: nn.Module) -> None:
+        """Take the network whose modules the graphs name.
+
+        Raises InputError where a graph names a module or a tensor that it does not have.
+        """
+        self.modules = dict(network.named_modules(remove_duplicate=False))
+        for mode, graph in self.graphs.items():
+            for held in graph.held:
+                self._check(held)
+            self._bodies[mode] = self._compiled(graph.body, mode)
+
+    def run(self, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
+        """What the whole graph of the present mode returns for these arguments."""
+        self._begin()
+        body, allowance = self._bodies[self.mode], self._allowances[self.mode]
+        values = body.bound(arguments, named, {})
+        found = body.run(values, self, allowance)
+        allowance.passed = True
+        return found
+
+    def call(self, path: str, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
+        """What a module of the network returns, which runs within a pass or is called by itself."""
+        if self._pending is not None:
+            (compiled, outer), self._pending = self._pending, None
+            return compiled.run(compiled.bound(arguments, named, outer), self, self._allowances[self.mode])
+        if path == "":
+            self._begin()
+        calls = self._calls.get((self.mode, path), [])
+        if len(calls) != 1 or not set(calls[0].block.outer) <= set(calls[0].sizes):
+            raise MismatchError(
+                f"The module {path or 'of the network'!r} cannot be called by itself in a network that a graph describes.",
+                "Give --model file.py:factory with the bundle. Or leave out the option that needs it, such as --recompute.",
+            )
+        return calls[0].run(calls[0].bound(arguments, named, calls[0].sizes), self, self._allowances[self.mode])
+
+    def step_into(self, compiled: "_Compiled", arguments: Sequence[Any], named: Mapping[str, Any], outer: Values) -> Any:
+        """Calls a module, so that its hooks run."""
+        self._pending = compiled, outer
+        try:
+            return self.modules[str(compiled.block.module)](*arguments, **named)
+        finally:
+            self._pending = None
+
+    def _begin(self) -> None:
+        """Looks at the switches of the network: its mode, its precision, its device."""
+        network = self.modules[""]
+        if network.training and "train" in self.graphs:
+            self.mode = "train"
+        elif "auto" in self.graphs and any(
+            module.training for module in self.modules.values() if isinstance(module, nn.modules.batchnorm._NormBase)
+        ):
+            self.mode = "auto"
+        else:
+            self.mode = "eval"
+        weight = next((each for each in network.parameters() if each.is_floating_point()), None)
+        if weight is not None:
+            self.precision, self.device = weight.dtype, weight.device
+
+    def _check(self, held: Held) -> None:
+        if held.kind == "constant":
+            if held.name not in self.constants:
+                raise InputError(f"The graph uses the constant {held.name[:80]!r}, which its file lacks.", _DAMAGED)
+            return
+        owner, _, leaf = self.aliases.get(held.name, held.name).rpartition(".")
+        tensors = self.modules[owner] if owner in self.modules else None
+        held_there = {**tensors._parameters, **tensors._buffers} if tensors is not None else {}
+        if held_there.get(leaf) is None:
+            raise InputError(f"The graph uses the {held.kind} {held.name[:80]!r}, which the network lacks.", _DAMAGED)
+
+    def _compiled(self, block: Block, mode: str) -> "_Compiled":
+        if block.module is not None and block.module not in self.modules:
+            raise InputError(f"The graph calls the module {block.module[:80]!r}, which the network lacks.", _DAMAGED)
+        inner = [self._compiled(step, mode) if isinstance(step, Block) else step for step in block.steps]
+        compiled = _Compiled(block, inner, self)
+        if block.module is not None:
+            self._calls.setdefault((mode, block.module), []).append(compiled)
+        return compiled
+
+    def filler(self, template: Any) -> Filler:
+        """What puts values into an argument; tensors that the network holds are read when they are used."""
+        if isinstance(template, Value):
+            name = template.name
+            return lambda values: values[name]
+        if isinstance(template, Held):
+            if template.kind == "constant":
+                return lambda values: self.constant(template.name)
+            owner, _, leaf = self.aliases.get(template.name, template.name).rpartition(".")
+            module = self.modules[owner]
+            return lambda values: getattr(module, leaf)
+        if isinstance(template, Device):
+            return lambda values: self.device
+        if isinstance(template, torch.dtype) and template == self.dtype:
+            return lambda values: self.precision
+        if isinstance(template, torch.dtype) and template.is_complex and template == self.dtype.to_complex():
+            return lambda values: self.precision.to_complex()
+        if isinstance(template, list | tuple):
+            kind, parts = type(template), [self.filler(item) for item in template]
+            return lambda values: kind(part(values) for part in parts)
+        if isinstance(template, Mapping):
+            named = {key: self.filler(item) for key, item in template.items()}
+            return lambda values: {key: part(values) for key, part in named.items()}
+        if isinstance(template, slice):
+            ends = [self.filler(end) for end in (template.start, template.stop, template.step)]
+            return lambda values: slice(*(end(values) for end in ends))
+        return lambda values: template
+
+    def constant(self, name: str) -> Tensor:
+        """A constant of the graph, where the weights are and in their precision."""
+        tensor = self.constants[name]
+        wanted = self.precision if tensor.dtype == self.dtype else tensor.dtype
+        if tensor.device != self.device or tensor.dtype != wanted:
+            tensor = self.constants[name] = tensor.to(self.device, wanted)
+        return tensor
+
+
+_DAMAGED = "The file is damaged, or was not written by fromage-diag."
+
+
+class _Compiled:
+    """A block that is ready to run."""
+
+    def __init__(self, block: Block, steps: Sequence["Operation | _Compiled"], program: Program) -> None:
+        self.block = block
+        self.sizes: Values = {}
+        """The numbers, such as rows, that the last run took from outside: a pass that is made again takes them too."""
+        self.arguments = [program.filler(template) for template in block.arguments]
+        self.named = {key: program.filler(template) for key, template in block.named.items()}
+        self.result = program.filler(block.result)
+        last: dict[str, int] = {}
+        for place, step in enumerate(steps):
+            for name in _names_used(step):
+                last[name] = place
+            made = [step.name] if isinstance(step, Operation) else [v.name for v in values_in(step.block.result)]
+            for name in made:
+                last.setdefault(name, place)
+        kept = {value.name for value in values_in(block.result)}
+        dead: list[list[str]] = [[] for _ in steps]
+        for name, place in last.items():
+            if name not in kept:
+                dead[place].append(name)
+        self.steps = [
+            (
+                step,
+                [program.filler(item) for item in step.arguments] if isinstance(step, Operation) else [],
+                {key: program.filler(item) for key, item in step.named.items()} if isinstance(step, Operation) else {},
+                names,
+            )
+            for step, names in zip(steps, dead, strict=True)
+        ]
+        """Each step, what fills its arguments, and the values that are not used behind it."""
+
+    def bound(self, arguments: Sequence[Any], named: Mapping[str, Any], outer: Values) -> Values:
+        """The values that a run begins with."""
+        values = dict(outer)
+        _bind([*self.block.arguments], [*arguments], values)
+        _bind(dict(self.block.named), dict(named), values)
+        return values
+
+    def run(self, values: Values, program: Program, allowance: Allowance) -> Any:
+        """Runs the steps and gives the result."""
+        for step, arguments, named, dead in self.steps:
+            if isinstance(step, Operation):
+                given = [fill(values) for fill in arguments]
+                given_named = {key: fill(values) for key, fill in named.items()}
+                if not allowance.passed:
+                    allowance.check(step.operator, step.function, given, given_named)
+                values[step.name] = step.function(*given, **given_named)
+                del given, given_named
+            else:
+                step.run_inside(values, program, allowance)
+            for name in dead:
+                values.pop(name, None)
+        return self.result(values)
+
+    def run_inside(self, values: Values, program: Program, allowance: Allowance) -> None:
+        """Runs as a step of another block, whose values it reads and adds to."""
+        outer = {name: values[name] for name in self.block.outer}
+        given = [fill(values) for fill in self.arguments]
+        named = {key: fill(values) for key, fill in self.named.items()}
+        if self.block.module is not None:
+            self.sizes = {name: value for name, value in outer.items() if isinstance(value, int | float)}
+            found = program.step_into(self, given, named, outer)
+        else:
+            with _within(self.block.condition, program.device):
+                found = self.run(self.bound(given, named, outer), program, allowance)
+        _bind(self.block.result, found, values)
+
+
+def _names_used(step: "Operation | _Compiled") -> Iterator[str]:
+    block = step if isinstance(step, Operation) else step.block
+    yield from (value.name for value in values_in((block.arguments, block.named)))
+    if isinstance(block, Block):
+        yield from block.outer
+
+
+def _within(condition: tuple[str, Any] | None, device: torch.device) -> AbstractContextManager[Any]:
+    """The condition that steps are run in."""
+    if condition is None:
+        return nullcontext()
+    kind, value = condition
+    if kind == "grad":
+        return torch.set_grad_enabled(value and torch.is_grad_enabled())
+    dtype = getattr(torch, value) if value else None
+    return torch.autocast(device.type, dtype=dtype, enabled=value is not None)
+
+
+def _bind(template: Any, given: Any, values: Values) -> None:
+    """Gives the values of a template the names that they have there.
+
+    Raises MismatchError where what was given is arranged otherwise.
+    """
+    if isinstance(template, Value):
+        values[template.name] = given
+    elif isinstance(template, list | tuple):
+        if not isinstance(given, list | tuple) or len(given) != len(template):
+            raise _otherwise(template, given)
+        for inner, item in zip(template, given, strict=True):
+            _bind(inner, item, values)
+    elif isinstance(template, Mapping):
+        if not isinstance(given, Mapping) or set(given) != set(template):
+            raise _otherwise(template, given)
+        for key, inner in template.items():
+            _bind(inner, given[key], values)
+
+
+def _otherwise(template: Any, given: Any) -> MismatchError:
+    expected = sorted(template) if isinstance(template, Mapping) else f"{len(template)} values"
+    came = sorted(given) if isinstance(given, Mapping) else type(given).__name__
+    if isinstance(given, list | tuple):
+        came = f"{len(given)} values"
+    return MismatchError(
+        f"The network was saved with {expected} as its arguments, and now it is given {came}.",
+        "Give a batch that is arranged as the saved one. fromage-diag bundle info shows it.",
+    )
