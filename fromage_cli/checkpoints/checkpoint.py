@@ -148,6 +148,7 @@ class Checkpoint:
     describe_rest: Callable[[], Mapping[str, object]] = field(default=dict, repr=False, compare=False)
     find_replicas: Callable[[], tuple[Replica, ...]] = field(default=tuple, repr=False, compare=False)
     picked: tuple[str, ...] = ()  # which of a directory's steps it is, in a sentence
+    bundle: Path | None = None  # the directory, where the weights are those of a bundle
     url: str | None = None  # where it really is, if not on a local disk; `path` is then a temporary copy
 
     @property

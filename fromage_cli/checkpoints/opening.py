@@ -18,6 +18,7 @@ from fromage_cli.checkpoints.finding.trainer_files import (
     read_trainer_files,
     settings_beside,
 )
+from fromage_cli.checkpoints.formats.bundle import read_bundled_optimizer
 from fromage_cli.checkpoints.formats.content import PICKLED_FORMATS, SUPPORTED, kind_of
 from fromage_cli.checkpoints.formats.deepspeed import read_deepspeed
 from fromage_cli.checkpoints.formats.distributed import read_distributed
@@ -155,7 +156,10 @@ def _open_local(
     def optimizer() -> OptimizerState | None:
         if optimizer_state == LEFT_ASIDE:
             return None
-        found = _saved_optimizer(contents, trainer.optimizers, optimizer_state, choice.optimizer)
+        if trainer.bundle is not None and optimizer_state is None:
+            found = read_bundled_optimizer(trainer.bundle)
+        else:
+            found = _saved_optimizer(contents, trainer.optimizers, optimizer_state, choice.optimizer)
         copies = {name for group in contents.tied for name in group[1:]}
         trained = {
             shorter[name]: entry.shape
@@ -189,6 +193,7 @@ def _open_local(
         find=contents.find,
         spans={shorter[stored]: span for stored, span in contents.spans.items()},
         read_optimizer=optimizer,
+        bundle=trainer.bundle,
         describe_rest=rest,
         find_replicas=replicas,
     )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fromage_cli.checkpoints import Checkpoint
+    from fromage_cli.checkpoints.formats.bundle import Bundle
     from fromage_cli.problem.conditions.budget import Budget
     from fromage_cli.problem.conditions.evaluation import Mode
     from fromage_cli.problem.data.batches import Batch
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 YOUR_FACTORY = "file.py:build"
 BUILD = " In file.py, build() returns your network."
+SAVED_UNDER_AUTOCAST = "The bundle was saved under autocast, so the passes run in bfloat16, as under --autocast."
 NOT_COMPILED = "--compile: in training mode the network is not compiled, so that its random numbers stay the same."
 OWN_WEIGHTS = "no checkpoint was given: the weights are those that the factory made."
 ONE_HOT_TARGETS = Finding(
@@ -99,6 +101,7 @@ def _open_anew(
 
         from fromage_cli.problem.evaluation.fitting import fitted
         from fromage_cli.problem.evaluation.problem import Problem
+        from fromage_cli.problem.losses.bundled import bundled_loss
         from fromage_cli.problem.losses.losses import are_one_hot, resolve_loss
         from fromage_cli.problem.losses.summed_loss import SummedLoss, recognise_sum
 
@@ -110,15 +113,24 @@ def _open_anew(
     network, description, noted = _network(build, checkpoint, model, run)
     notes = (*(checkpoint.notes if checkpoint is not None else ()), *declared.notes, *noted)
     with progress("reading the batch"):
-        loaded = _load_batches(batch, declared, model.trust, run.seed, spare)
+        saved_in = _bundle(checkpoint, network)
+        loaded = _load_batches(batch, declared, saved_in, model.trust, run.seed, spare)
     data, *further = [found.to(device, dtype) for found in loaded[: batch.batches]]
     rest = loaded[batch.batches :]
     mode = cast("Mode", declared.mode if batch.mode == "auto" and declared.mode else batch.mode)
+    narrow = saved_in is not None and saved_in.manifest.get("autocast") in ("bfloat16", "float16")
+    notes += (SAVED_UNDER_AUTOCAST,) if narrow and not run.autocast else ()
     notes += (NOT_COMPILED,) if run.compile and mode == "train" else ()
     named = batch.loss != "auto" or declared.loss is None
     spec = batch.loss if named else cast(str, declared.loss)
+    users = None
+    if spec == "auto" and saved_in is not None:
+        spec, users = bundled_loss(saved_in, network)
+    if users is not None and in_loss:
+        raise UsageError("The loss in a bundle takes no arguments.", "Give --loss file.py:function with --model.")
     loss, *_ = [  # labels and shapes of every batch are checked
-        resolve_loss(
+        users
+        or resolve_loss(
             spec,
             network,
             one.to(device, dtype),
@@ -140,7 +152,7 @@ def _open_anew(
         further=tuple(further),
         spare=tuple(rest),
         micro_batch=batch.micro_batch,
-        autocast=run.autocast,
+        autocast=run.autocast or narrow,
         compiled=run.compile,
         budget=budget,
     )
@@ -163,6 +175,17 @@ def _open_anew(
         network=model.model or declared.model or "auto",
         details=(*(checkpoint.picked if checkpoint is not None else ()), f"model: {description}", rows),
     )
+
+
+def _bundle(checkpoint: Checkpoint | None, network: nn.Module) -> Bundle | None:
+    """The bundle that the network was built from, else the one that the weights are of."""
+    from fromage_cli.checkpoints.formats.bundle import read_bundle
+    from fromage_cli.problem.graphs.reading import bundle_of
+
+    found = bundle_of(network)
+    if found is not None:
+        return found[0]
+    return read_bundle(checkpoint.bundle) if checkpoint is not None and checkpoint.bundle is not None else None
 
 
 def require_shards(checkpoint: Checkpoint | None, run: RunOptions) -> None:
@@ -327,9 +350,17 @@ def torch_device(name: str) -> torch.device:
     return device
 
 
-def _load_batches(options: BatchOptions, declared: Declared, trust: bool, seed: int, spare: int) -> list[Batch]:
+def _load_batches(
+    options: BatchOptions, declared: Declared, saved_in: Bundle | None, trust: bool, seed: int, spare: int
+) -> list[Batch]:
+    from fromage_cli.checkpoints.formats.bundle import is_bundle, read_bundle
     from fromage_cli.problem.data.batches import load_batches
+    from fromage_cli.problem.graphs.reading import bundled_batch
 
+    if options.batch is not None and is_bundle(Path(options.batch)):
+        saved_in = read_bundle(Path(options.batch))
+    if saved_in is not None and (options.batch is None or is_bundle(Path(options.batch))):
+        return [bundled_batch(saved_in)]
     if options.batch is None:
         declared.check("batch")
     spec = options.batch or declared.batch

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fromage_cli.checkpoints.finding.directory import has_usual_name
+from fromage_cli.checkpoints.formats.bundle import is_bundle
 from fromage_cli.checkpoints.formats.content import PICKLED_FORMATS, kind_of
 from fromage_cli.checkpoints.formats.distributed import load_distributed_optimizer
 from fromage_cli.checkpoints.formats.torch_file import load_file
@@ -38,12 +39,16 @@ class TrainerFiles:
     step: int | None = None
     optimizers: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    bundle: Path | None = None
+    """The bundle that the weights are of, which has its own optimizer state."""
 
 
 def read_trainer_files(weights: Path) -> TrainerFiles:
     """Read what stands beside weights that have one of the usual names; nothing beside others."""
     if not has_usual_name(weights):
         return TrainerFiles()
+    if is_bundle(weights.parent):
+        return TrainerFiles(bundle=weights.parent)
     home = weights.parent.parent if weights.parent.name == ACCELERATE[0] else weights.parent
     trainer = home / TRAINER_STATE
     step = step_in_metadata(read_object(trainer)) if trainer.is_file() else None

@@ -40,11 +40,14 @@ class NotExportable(MismatchError):
     """Says why a network or a loss does not become a graph."""
 
 
-def export(network: nn.Module, call: Callable[..., Any], tensors: Sequence[Tensor]) -> Exported:
+def export(
+    network: nn.Module, call: Callable[..., Any], tensors: Sequence[Tensor], arguments: Any = None
+) -> Exported:
     """The graph of `call(network, *tensors)`, whose tensors share their first dimension, in the network's present mode.
 
     The result of `call` is any nesting of tensors, numbers and texts in dicts, lists and tuples; anything else in it is
-    left out. The graph holds for any number of rows where the code allows it. Raises NotExportable.
+    left out. `arguments`: how the network is called with them, as its arguments and its named ones, with
+    `{"place": n}` for each tensor; None where `call` is more than that call. The graph holds for any number of rows where the code allows it. Raises NotExportable.
     """
     rows = [torch.cat([tensor, tensor]) if len(tensor) == 1 else tensor.clone() for tensor in tensors]
     fixed = ""
@@ -68,7 +71,7 @@ def export(network: nn.Module, call: Callable[..., Any], tensors: Sequence[Tenso
                     "A step that depends on the values of tensors, as `if loss > 1`, is a frequent cause.",
                 ) from error
     writer = _Writer(program, network, calls.last)
-    return Exported(writer.graph(calls.result), writer.constants, fixed)
+    return Exported(writer.graph(calls.result, arguments), writer.constants, fixed)
 
 
 def _reason(error: Exception) -> str:
@@ -230,8 +233,8 @@ class _Writer:
         self.last_use: dict[str, int] = {}
         self.first_place: dict[str, int] = {}
 
-    def graph(self, result: Any) -> dict[str, Any]:
-        """The graph in JSON's own types; `result`: how its outputs are arranged."""
+    def graph(self, result: Any, arguments: Any) -> dict[str, Any]:
+        """The graph in JSON's own types; `result`: how its outputs are arranged, `arguments` those of the network."""
         known: dict[str, Any] = {}
         inputs = []
         for node, spec in zip(
@@ -261,6 +264,15 @@ class _Writer:
             "steps": steps,
             "result": _placed(result, outputs),
         }
+        whole = [step for step in steps if step.get("module") == ""]
+        if arguments is not None and len(whole) == 1:
+            given = [{"value": name} for name in inputs]
+            positional, named = arguments
+            whole[0] |= {
+                "arguments": [_placed(each, given) for each in positional],
+                "named": {key: _placed(each, given) for key, each in named.items()},
+                "result": body["result"],
+            }
         return {"inputs": inputs, "body": body}
 
     def constant(self, name: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fromage_cli.errors import InputError, MismatchError
+from fromage_cli.problem.data.pytrees import named_tensors
 from fromage_cli.problem.graphs.allowance import Allowance
 from fromage_cli.problem.graphs.graph import Block, Device, Graph, Held, Operation, Value, values_in
 
@@ -25,7 +26,13 @@ class Program:
     """
 
     def __init__(
-        self, graphs: Mapping[str, Graph], dtype: torch.dtype, constants: Mapping[str, Tensor], aliases: Mapping[str, str]
+        self,
+        graphs: Mapping[str, Graph],
+        dtype: torch.dtype,
+        constants: Mapping[str, Tensor],
+        aliases: Mapping[str, str],
+        inputs: Sequence[tuple[int, ...]] = (),
+        rows: int | None = None,
     ) -> None:
         self.graphs = graphs
         self.dtype = dtype
@@ -33,6 +40,8 @@ class Program:
         self.constants = dict(constants)
         self.aliases = aliases
         """Further names of tied tensors, and the first ones."""
+        self.inputs, self.rows = inputs, rows
+        """The shapes of the inputs without their rows; and how many rows there must be, None where any number may."""
         self.modules: dict[str, nn.Module] = {}
         self.mode = next(iter(graphs))
         self.precision, self.device = dtype, torch.device("cpu")
@@ -57,9 +66,24 @@ class Program:
         self._begin()
         body, allowance = self._bodies[self.mode], self._allowances[self.mode]
         values = body.bound(arguments, named, {})
+        self._check_inputs(values)
         found = body.run(values, self, allowance)
         allowance.passed = True
         return found
+
+    def loss_of(self, network: nn.Module, data: Any) -> Any:
+        """What the user's loss function returned for these data: the graph is that of the loss.
+
+        Raises MismatchError where the data hold another number of tensors than those that the graph was made with.
+        """
+        tensors = [tensor for _, tensor in named_tensors(data)]
+        expected = len(self.graphs[self.mode].inputs)
+        if len(tensors) != expected:
+            raise MismatchError(
+                f"The loss was saved for a batch of {expected} tensors, and this one has {len(tensors)}.",
+                "Give a batch that is arranged as the saved one. fromage-diag bundle info shows it.",
+            )
+        return self.run(tensors, {})
 
     def call(self, path: str, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
         """What a module of the network returns, which runs within a pass or is called by itself."""
@@ -74,7 +98,10 @@ class Program:
                 f"The module {path or 'of the network'!r} cannot be called by itself in a network that a graph describes.",
                 "Give --model file.py:factory with the bundle. Or leave out the option that needs it, such as --recompute.",
             )
-        return calls[0].run(calls[0].bound(arguments, named, calls[0].sizes), self, self._allowances[self.mode])
+        values = calls[0].bound(arguments, named, calls[0].sizes)
+        if path == "":
+            self._check_inputs(values)
+        return calls[0].run(values, self, self._allowances[self.mode])
 
     def step_into(self, compiled: "_Compiled", arguments: Sequence[Any], named: Mapping[str, Any], outer: Values) -> Any:
         """Calls a module, so that its hooks run."""
@@ -83,6 +110,23 @@ class Program:
             return self.modules[str(compiled.block.module)](*arguments, **named)
         finally:
             self._pending = None
+
+    def _check_inputs(self, values: Values) -> None:
+        """Raises MismatchError where the inputs are not as those that the graph was made with."""
+        for name, shape in zip(self.graphs[self.mode].inputs, self.inputs, strict=False):
+            tensor = values.get(name)
+            if not isinstance(tensor, Tensor):
+                continue
+            if tuple(tensor.shape[1:]) != shape:
+                raise MismatchError(
+                    f"The network was saved for rows of shape {list(shape)}, and these have {list(tensor.shape[1:])}.",
+                    "Give rows of the saved shape. For others give --model file.py:factory with the bundle.",
+                )
+            if self.rows is not None and tensor.shape[0] != self.rows:
+                raise MismatchError(
+                    f"The graph of this network holds for {self.rows} rows alone, and {tensor.shape[0]} were given.",
+                    "Leave --micro-batch out. For another number of rows give --model file.py:factory with the bundle.",
+                )
 
     def _begin(self) -> None:
         """Looks at the switches of the network: its mode, its precision, its device."""

@@ -1,14 +1,17 @@
 """The network itself: from the user's factory, or rebuilt from the checkpoint where that is certain."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from fromage_cli.checkpoints.finding.library_layouts import library_layout
+from fromage_cli.checkpoints.formats.bundle import is_bundle, read_bundle
 from fromage_cli.errors import MismatchError, UsageError
 from fromage_cli.problem.data.pytrees import in_precision
+from fromage_cli.problem.graphs.reading import bundled_network
 from fromage_cli.problem.networks.hugging_face_models import build_hugging_face, directory_of, transformers_config
 from fromage_cli.problem.networks.perceptron import Perceptron, build_perceptron
 from fromage_cli.problem.user_code.declared import Declared
@@ -18,7 +21,7 @@ from fromage_cli.problem.user_code.specification import load_named, parse_specif
 if TYPE_CHECKING:
     from fromage_cli.checkpoints import Checkpoint
 
-MODEL_FORMS = "auto, hf, pkg.module:factory or path/file.py:factory"
+MODEL_FORMS = "auto, hf, a bundle, pkg.module:factory or path/file.py:factory"
 
 
 def build_model(
@@ -32,7 +35,7 @@ def build_model(
 ) -> tuple[nn.Module, str]:
     """The model that a specification names, with weights of its own, and how to describe it.
 
-    `hf` is transformers' own class for the config.json beside the checkpoint. `auto` is the factory declared beside the
+    A bundle gives its network as a graph; `auto` does so where the checkpoint is one. `hf` is transformers' own class for the config.json beside the checkpoint. `auto` is the factory declared beside the
     checkpoint, which is called only under `--trust`. Without one it is a perceptron rebuilt from names and shapes, else
     `hf` where there is such a file. A perceptron stands on the meta device until its weights are loaded.
 
@@ -40,12 +43,22 @@ def build_model(
     """
     if spec == "auto" and declared.model not in (None, "auto"):
         return build_model(str(declared.model), arguments, checkpoint, declared, allow_code=allow_code, seed=seed)
+    bundle = checkpoint.bundle if checkpoint is not None and spec == "auto" else None
+    if bundle is None and spec not in ("auto", "hf") and is_bundle(Path(spec)):
+        bundle = Path(spec)
+    if bundle is not None:
+        if arguments:
+            raise UsageError(
+                "--model-arg sets arguments of a factory, and the network of a bundle has none.",
+                "Leave --model-arg out, or give --model file.py:factory.",
+            )
+        return bundled_network(read_bundle(bundle))
     if spec == "auto":
         if checkpoint is None:
             raise UsageError(
                 "No checkpoint was given, and --model auto builds the network from one.",
                 "Give CKPT. Or give a network with weights of its own: --model "
-                f"{MODEL_FORMS.removeprefix('auto, hf, ')}.",
+                f"{MODEL_FORMS.removeprefix('auto, hf, a bundle, ')}.",
             )
         return _build_auto(arguments, checkpoint, declared, seed)
     if spec == "hf":
