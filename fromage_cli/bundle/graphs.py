@@ -87,7 +87,10 @@ def _made(network: nn.Module, loss: Loss, batch: Batch) -> Graphs:
         positional, named, _ = inputs_and_targets(network, batch)
         given: Any = (tuple(positional), dict(named))
         places = itertools.count()
-        arguments = [_places(each, places) for each in positional], {key: _places(each, places) for key, each in named.items()}
+        arguments = (
+            [_places(each, places) for each in positional],
+            {key: _places(each, places) for key, each in named.items()},
+        )
     else:
         given, arguments = batch.data, None
 
@@ -216,9 +219,7 @@ def live_network(network: nn.Module, described: Mapping[str, Any], constants: Ma
     return LiveGraph(built, program)
 
 
-def _evaluated(
-    network: nn.Module, loss: Loss, batch: Batch, mode: Any, seed: int
-) -> tuple[float, dict[str, Tensor]]:
+def _evaluated(network: nn.Module, loss: Loss, batch: Batch, mode: Any, seed: int) -> tuple[float, dict[str, Tensor]]:
     """The mean loss and its gradients by name; nothing is left on the network."""
     trained = [(name, each) for name, each in network.named_parameters() if each.requires_grad]
     conditions = Conditions(network, users_function(loss))

@@ -33,8 +33,8 @@ from fromage_cli.problem.data.batches import Batch, as_batch
 from fromage_cli.problem.data.pytrees import named_tensors
 from fromage_cli.problem.graphs.network import describe_network
 from fromage_cli.problem.losses.call import inputs_and_targets
-from fromage_cli.problem.losses.losses import BUILT_IN_LOSSES, resolve_loss
 from fromage_cli.problem.losses.loss_terms import Loss
+from fromage_cli.problem.losses.losses import BUILT_IN_LOSSES, resolve_loss
 from fromage_cli.problem.losses.reported_losses import FunctionLoss, ModelsOwnLoss
 from fromage_cli.problem.losses.supervised_losses import BinaryCrossEntropy, CrossEntropy, SquaredError, prediction
 from fromage_cli.problem.networks.layers import unwrapped

@@ -7,6 +7,7 @@ from fromage_cli.intake.opening import (
     breakdown_towards,
     declared_by,
     likely_problem,
+    names_network,
     open_problem,
     torch_device,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "gather_run",
     "given_settings",
     "likely_problem",
+    "names_network",
     "open_problem",
     "provenance",
     "short_place",

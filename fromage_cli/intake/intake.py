@@ -193,11 +193,13 @@ class Intake:
     @property
     def header(self) -> tuple[str, ...]:
         """The checkpoint, the model and the rows in a few words each."""
+        from fromage_cli.problem.graphs.network import class_name
+
         rows, batches = counted(self.problem.rows, "row"), len(self.problem.batches)
         layers = len(self.problem.layers)
         return (
             *(short_place(record) for record in self.checkpoints),
-            f"{type(self.problem.model).__name__}, {layers} weight {'matrix' if layers == 1 else 'matrices'}",
+            f"{class_name(self.problem.model)}, {layers} weight {'matrix' if layers == 1 else 'matrices'}",
             rows if batches == 1 else f"{rows} in {batches} batches",
         )
 

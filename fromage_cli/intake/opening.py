@@ -20,7 +20,7 @@ from fromage_cli.intake.sharing import shared
 from fromage_cli.shards import is_sharded
 from fromage_cli.terminal.options import BatchOptions, ModelOptions, RunOptions
 from fromage_cli.terminal.progress import Work, progress
-from fromage_cli.terminal.session import current
+from fromage_cli.terminal.session import current, typed
 from fromage_cli.terminal.words import visible
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _open_anew(
     notes = (*(checkpoint.notes if checkpoint is not None else ()), *declared.notes, *noted)
     with progress("reading the batch"):
         saved_in = _bundle(checkpoint, network)
-        loaded = _load_batches(batch, declared, saved_in, model.trust, run.seed, spare)
+        loaded = _load_batches(batch, declared, saved_in, trust=model.trust, seed=run.seed, spare=spare)
     data, *further = [found.to(device, dtype) for found in loaded[: batch.batches]]
     rest = loaded[batch.batches :]
     mode = cast("Mode", declared.mode if batch.mode == "auto" and declared.mode else batch.mode)
@@ -175,6 +175,15 @@ def _open_anew(
         network=model.model or declared.model or "auto",
         details=(*(checkpoint.picked if checkpoint is not None else ()), f"model: {description}", rows),
     )
+
+
+def names_network(checkpoint: Checkpoint, model: ModelOptions, batch: BatchOptions) -> bool:
+    """Whether a network is at hand: one is named for this command, or the checkpoint is a bundle that holds one."""
+    from fromage_cli.checkpoints.formats.bundle import read_bundle
+
+    if model.model is not None or (batch.batch is not None and typed("batch")):  # a configuration names it for others
+        return True
+    return checkpoint.bundle is not None and read_bundle(checkpoint.bundle).has_graph
 
 
 def _bundle(checkpoint: Checkpoint | None, network: nn.Module) -> Bundle | None:
@@ -351,7 +360,7 @@ def torch_device(name: str) -> torch.device:
 
 
 def _load_batches(
-    options: BatchOptions, declared: Declared, saved_in: Bundle | None, trust: bool, seed: int, spare: int
+    options: BatchOptions, declared: Declared, saved_in: Bundle | None, *, trust: bool, seed: int, spare: int
 ) -> list[Batch]:
     from fromage_cli.checkpoints.formats.bundle import is_bundle, read_bundle
     from fromage_cli.problem.data.batches import load_batches

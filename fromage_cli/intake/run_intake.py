@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 from fromage_cli.counting import counted
 from fromage_cli.errors import UsageError
 from fromage_cli.intake.intake import Intake, checkpoint_record
-from fromage_cli.intake.opening import BUILD, YOUR_FACTORY, declared_by, likely_problem, open_problem
+from fromage_cli.intake.opening import BUILD, YOUR_FACTORY, declared_by, likely_problem, names_network, open_problem
 from fromage_cli.terminal.answer import Answer, Estimate, estimate_answer
 from fromage_cli.terminal.optimizer_options import ScheduleOptions
 from fromage_cli.terminal.options import BatchOptions, ModelOptions, NameOptions, RunOptions
 from fromage_cli.terminal.progress import Advance, Work, progress
-from fromage_cli.terminal.session import TRAINING, current, typed, typed_problem
+from fromage_cli.terminal.session import TRAINING, current, typed_problem
 from fromage_cli.terminal.words import OPTIMIZER_TITLES, number
 from fromage_cli.theory.schedules import Schedule
 
@@ -71,9 +71,7 @@ class RunIntake:
 
         Raises UsageError under `--autocast`, and what `open_problem` raises.
         """
-        if model.model is None and (
-            batch.batch is None or not typed("batch")
-        ):  # a configuration may name it for others
+        if not names_network(self.checkpoints[-1], model, batch):
             return self
         if run.autocast:
             raise UsageError(

@@ -7,7 +7,7 @@ import typer
 
 from fromage_cli.counting import counted
 from fromage_cli.errors import UsageError
-from fromage_cli.intake import checkpoint_record, declared_by, likely_problem, open_problem, short_place
+from fromage_cli.intake import checkpoint_record, declared_by, likely_problem, names_network, open_problem, short_place
 from fromage_cli.missing import found_of
 from fromage_cli.terminal import session
 from fromage_cli.terminal.answer import Answer, Provenance, estimate_answer, records
@@ -58,7 +58,7 @@ def command(
     opened = (open_checkpoint(first, model.key, ema=model.ema), open_checkpoint(second, model.key, ema=model.ema))
     chosen = tensors.tensors or "matrices"
     pairing = pair_tensors(*opened, chosen, *tensors.globs)
-    asked = model.model is not None or (batch.batch is not None and session.typed("batch"))
+    asked = names_network(opened[0], model, batch)
     intake = open_problem(opened[0], model, batch, run) if asked else None
     if run.estimate:
         from fromage_cli.diagnostics.distance.cost import estimate

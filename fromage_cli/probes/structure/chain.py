@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fromage_cli.missing import Missing, Why
+from fromage_cli.problem.graphs.network import class_name
 from fromage_cli.problem.networks.layers import unwrapped
 from fromage_cli.problem.networks.perceptron import Perceptron
 
@@ -135,7 +136,7 @@ def _slopes(path: str, link: nn.Module | Callable[[Tensor], Tensor]) -> list[flo
     elif isinstance(link, _SLOPES_DOWN_TO_ZERO):
         found = [0.0]
     else:
-        raise _Refusal(NO_CHAIN.format(f"{path or 'it'} is a {type(link).__name__}"))
+        raise _Refusal(NO_CHAIN.format(f"{path or 'it'} is a {class_name(link)}"))
     if min(found) <= 0.0:
         name = type(link).__name__ if isinstance(link, nn.Module) else link.__name__
         raise _Refusal(NO_BOUND.format(name))

@@ -10,21 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from fromage_cli.problem.evaluation.problem import Problem
+from fromage_cli.problem.graphs.network import HEADS
 from fromage_cli.problem.networks.layers import TrainableTensor, owner_of
 from fromage_cli.theory.accumulation import squared_norm
-
-HEADS = (
-    "num_heads",
-    "n_heads",
-    "n_head",
-    "nhead",
-    "heads",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "num_kv_heads",
-    "n_kv_heads",
-)
-"""What attention modules, and configurations, call the number of their heads."""
 
 
 def bias_of(problem: Problem, layer: TrainableTensor) -> TrainableTensor | None:

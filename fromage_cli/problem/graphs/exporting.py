@@ -40,9 +40,7 @@ class NotExportable(MismatchError):
     """Says why a network or a loss does not become a graph."""
 
 
-def export(
-    network: nn.Module, call: Callable[..., Any], tensors: Sequence[Tensor], arguments: Any = None
-) -> Exported:
+def export(network: nn.Module, call: Callable[..., Any], tensors: Sequence[Tensor], arguments: Any = None) -> Exported:
     """The graph of `call(network, *tensors)`, whose tensors share their first dimension, in the network's present mode.
 
     The result of `call` is any nesting of tensors, numbers and texts in dicts, lists and tuples; anything else in it is
@@ -99,7 +97,7 @@ def _program(whole: nn.Module, rows: Sequence[Tensor], batch: Any) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """torch's own log lines are not printed."""
+    """Torch's own log lines are not printed."""
     import logging
 
     logger = logging.getLogger("torch")
@@ -211,9 +209,9 @@ class _Item:
 
     stack: list[str]
     """The paths of the module calls around it, the innermost last."""
-    first: float
+    first: int
     """Its place among all steps."""
-    last: float
+    last: int
     """The place of the last step inside it."""
     uses: list[str]
     defines: list[str]
@@ -229,6 +227,7 @@ class _Writer:
         self.program, self.network, self.calls = program, network, calls
         self.constants: dict[str, Tensor] = {}
         self.signatures = {entry.fqn: entry.signature for entry in program.module_call_graph if entry.signature}
+        self.inputs: list[str] = []
         self.place = 0
         self.last_use: dict[str, int] = {}
         self.first_place: dict[str, int] = {}
@@ -236,7 +235,7 @@ class _Writer:
     def graph(self, result: Any, arguments: Any) -> dict[str, Any]:
         """The graph in JSON's own types; `result`: how its outputs are arranged, `arguments` those of the network."""
         known: dict[str, Any] = {}
-        inputs = []
+        inputs = self.inputs
         for node, spec in zip(
             [node for node in self.program.graph.nodes if node.op == "placeholder"],
             self.program.graph_signature.input_specs,
@@ -312,6 +311,9 @@ class _Writer:
             if operator_name == "operator.getitem" and isinstance(known.get(getattr(source, "name", "")), list):
                 known[node.name] = known[source.name][node.args[1]]
                 continue
+            if operator_name == SIZE and source is not None and source.name in self.inputs and node.args[1] == 0:
+                known[node.name] = {"rows": "all"}
+                continue
             if any(part.startswith(DROPPED) for part in operator_name.split(".")):
                 continue
             if not is_allowed(operator_name):
@@ -326,7 +328,7 @@ class _Writer:
             found.append(self.item(_stack(node), [*_names_in((arguments, named))], [name], {
                 "name": name, "operator": operator_name, "arguments": arguments, "named": named,
             }))  # fmt: skip
-        return _sunk(found), outputs
+        return found, outputs
 
     def item(
         self,
@@ -472,40 +474,6 @@ class _Writer:
         if value is None or isinstance(value, bool | int | float | str):
             return _encoded(value)
         raise NotExportable(f"A step of the graph has an argument of type {type(value).__name__}.", "")
-
-
-def _sunk(items: list[_Item]) -> list[_Item]:
-    """The same steps, those that belong to no module where they are first used: torch.export asks for sizes first."""
-    users: dict[str, list[_Item]] = {}
-    for item in items:
-        for name in item.uses:
-            users.setdefault(name, []).append(item)
-    found: list[_Item] = []
-    waiting: dict[str, _Item] = {}
-
-    def put(item: _Item) -> None:
-        for name in item.uses:
-            if name in waiting:
-                size = waiting.pop(name)
-                call = item.stack[: len(size.stack) + 1]
-                place = len(found)
-                while place and len(call) > len(size.stack) and found[place - 1].stack[: len(call)] == call:
-                    place -= 1
-                size.first = size.last = (found[place] if place < len(found) else item).first - 0.5
-                found.insert(place, size)
-        found.append(item)
-
-    for item in reversed(items):
-        behind = [user.stack for name in item.defines for user in users.get(name, ())]
-        if not item.stack and item.inner is None and behind:
-            item.stack = [each[0] for each in zip(*behind, strict=False) if len(set(each)) == 1]
-    for item in items:
-        if item.step.get("operator") == SIZE and item.defines[0] in users:
-            waiting[item.defines[0]] = item
-        else:
-            put(item)
-    found += waiting.values()
-    return found
 
 
 class _Cursor:

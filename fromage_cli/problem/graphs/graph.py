@@ -58,6 +58,11 @@ class Device:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """The number of rows of the batch."""
+
+
+@dataclass(frozen=True)
 class Operation:
     """The call of one operator."""
 
@@ -140,7 +145,7 @@ class _Reader:
         known |= {value.name for value in values_in(result)}  # others stay inside
         given = {value.name for value in values_in((arguments, named))}
         found = Block(module, self.condition(condition), arguments, named, tuple(steps), result)
-        outer = tuple(name for name in _used(found) if name not in given)
+        outer = tuple(dict.fromkeys(name for name in _used(found) if name not in given))
         return Block(found.module, found.condition, arguments, named, found.steps, result, outer)
 
     def step(self, described: Any, known: set[str], depth: int) -> "Operation | Block":
@@ -200,8 +205,8 @@ class _Reader:
             if kind in ("parameter", "buffer", "constant") and isinstance(value, str):
                 self.held.add(Held(kind, value))
                 return Held(kind, value)
-            if kind == "device":
-                return Device()
+            if kind in ("device", "rows"):
+                return Device() if kind == "device" else Rows()
             if kind == "complex" and isinstance(value, list) and len(value) == 2:
                 return complex(*(float(self.template(part, known, depth + 1)) for part in value))
             if kind in _WORDS and isinstance(value, str) and value in _WORDS[kind]:

@@ -53,7 +53,8 @@ def describe_network(model: nn.Module) -> dict[str, Any]:
             "torch": _is_torchs(type(module)),
             "attributes": _attributes(module),
             "absent": {
-                kind: [each for each, value in getattr(module, f"_{kind}").items() if value is None] for kind in _HOLDERS
+                kind: [each for each, value in getattr(module, f"_{kind}").items() if value is None]
+                for kind in _HOLDERS
             },
         }
         for name, module in model.named_modules(remove_duplicate=False)

@@ -131,6 +131,34 @@ def _mse(input: Tensor, target: Tensor, reduction: int = 1) -> Tensor:
     return functional.mse_loss(input, target, reduction=_REDUCTIONS[reduction])
 
 
+def _batch_norm(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    fused: bool,
+) -> Tensor:
+    return functional.batch_norm(input, mean, variance, weight, bias, training, momentum, eps)
+
+
+def _instance_norm(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    of_input: bool,
+    momentum: float,
+    eps: float,
+    fused: bool,
+) -> Tensor:
+    return functional.instance_norm(input, mean, variance, weight, bias, of_input, momentum, eps)
+
+
 _PUBLIC: dict[str, Callable[..., Any]] = {
     "cross_entropy_loss.default": _cross_entropy,
     "nll_loss_nd.default": _nll,
@@ -145,8 +173,8 @@ _PUBLIC: dict[str, Callable[..., Any]] = {
     "layer_norm.default": torch.layer_norm,
     "rms_norm.default": torch.rms_norm,
     "group_norm.default": torch.group_norm,
-    "batch_norm.default": torch.batch_norm,
-    "instance_norm.default": torch.instance_norm,
+    "batch_norm.default": _batch_norm,
+    "instance_norm.default": _instance_norm,
     "matmul.default": torch.matmul,
     "addmm.default": torch.addmm,
     "add.Tensor": torch.add,

@@ -1,7 +1,9 @@
 """Running a graph: each step in its order, within the modules of the network that they belong to."""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 from fromage_cli.errors import InputError, MismatchError
 from fromage_cli.problem.data.pytrees import named_tensors
 from fromage_cli.problem.graphs.allowance import Allowance
-from fromage_cli.problem.graphs.graph import Block, Device, Graph, Held, Operation, Value, values_in
+from fromage_cli.problem.graphs.graph import Block, Device, Graph, Held, Operation, Rows, Value, values_in
 
 Values = dict[str, Any]
 """What was computed so far, by name."""
@@ -44,7 +46,7 @@ class Program:
         """The shapes of the inputs without their rows; and how many rows there must be, None where any number may."""
         self.modules: dict[str, nn.Module] = {}
         self.mode = next(iter(graphs))
-        self.precision, self.device = dtype, torch.device("cpu")
+        self.precision, self.device, self.rows_at_hand = dtype, torch.device("cpu"), 0
         self._calls: dict[tuple[str, str], list[_Compiled]] = {}
         self._pending: tuple[_Compiled, Values] | None = None
         self._allowances = {mode: Allowance() for mode in graphs}
@@ -87,23 +89,28 @@ class Program:
 
     def call(self, path: str, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
         """What a module of the network returns, which runs within a pass or is called by itself."""
-        if self._pending is not None:
-            (compiled, outer), self._pending = self._pending, None
+        pending, self._pending = self._pending, None
+        if pending is not None and pending[0].block.module == path:  # a list of modules may be run in another way
+            compiled, outer = pending
             return compiled.run(compiled.bound(arguments, named, outer), self, self._allowances[self.mode])
         if path == "":
             self._begin()
         calls = self._calls.get((self.mode, path), [])
-        if len(calls) != 1 or not set(calls[0].block.outer) <= set(calls[0].sizes):
+        if len(calls) != 1 or not set(calls[0].block.outer) <= set(calls[0].numbers):
             raise MismatchError(
                 f"The module {path or 'of the network'!r} cannot be called by itself in a network that a graph describes.",
                 "Give --model file.py:factory with the bundle. Or leave out the option that needs it, such as --recompute.",
             )
-        values = calls[0].bound(arguments, named, calls[0].sizes)
         if path == "":
+            values = calls[0].bound_by_name(inspect.signature(self.modules[""].forward), arguments, named)
             self._check_inputs(values)
+        else:
+            values = calls[0].bound(arguments, named, calls[0].numbers)
         return calls[0].run(values, self, self._allowances[self.mode])
 
-    def step_into(self, compiled: "_Compiled", arguments: Sequence[Any], named: Mapping[str, Any], outer: Values) -> Any:
+    def step_into(
+        self, compiled: "_Compiled", arguments: Sequence[Any], named: Mapping[str, Any], outer: Values
+    ) -> Any:
         """Calls a module, so that its hooks run."""
         self._pending = compiled, outer
         try:
@@ -112,11 +119,12 @@ class Program:
             self._pending = None
 
     def _check_inputs(self, values: Values) -> None:
-        """Raises MismatchError where the inputs are not as those that the graph was made with."""
+        """Counts the rows; raises MismatchError where inputs are not as those that the graph was made with."""
         for name, shape in zip(self.graphs[self.mode].inputs, self.inputs, strict=False):
             tensor = values.get(name)
             if not isinstance(tensor, Tensor):
                 continue
+            self.rows_at_hand = len(tensor)
             if tuple(tensor.shape[1:]) != shape:
                 raise MismatchError(
                     f"The network was saved for rows of shape {list(shape)}, and these have {list(tensor.shape[1:])}.",
@@ -176,6 +184,8 @@ class Program:
             return lambda values: getattr(module, leaf)
         if isinstance(template, Device):
             return lambda values: self.device
+        if isinstance(template, Rows):
+            return lambda values: self.rows_at_hand
         if isinstance(template, torch.dtype) and template == self.dtype:
             return lambda values: self.precision
         if isinstance(template, torch.dtype) and template.is_complex and template == self.dtype.to_complex():
@@ -200,6 +210,12 @@ class Program:
         return tensor
 
 
+DROPOUT_PLACES = {
+    **dict.fromkeys(("dropout", "dropout_", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"), 1),
+    "scaled_dot_product_attention": 4,
+    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), 5),
+}
+"""Which argument of an operator is a probability of dropout."""
 _DAMAGED = "The file is damaged, or was not written by fromage-diag."
 
 
@@ -208,8 +224,8 @@ class _Compiled:
 
     def __init__(self, block: Block, steps: Sequence["Operation | _Compiled"], program: Program) -> None:
         self.block = block
-        self.sizes: Values = {}
-        """The numbers, such as rows, that the last run took from outside: a pass that is made again takes them too."""
+        self.numbers: Values = {}
+        """The sizes that the last run took from outside: a pass that is made again takes them too."""
         self.arguments = [program.filler(template) for template in block.arguments]
         self.named = {key: program.filler(template) for key, template in block.named.items()}
         self.result = program.filler(block.result)
@@ -226,21 +242,47 @@ class _Compiled:
             if name not in kept:
                 dead[place].append(name)
         self.steps = [
-            (
-                step,
-                [program.filler(item) for item in step.arguments] if isinstance(step, Operation) else [],
-                {key: program.filler(item) for key, item in step.named.items()} if isinstance(step, Operation) else {},
-                names,
-            )
+            (step, *(self._fillers(step, program) if isinstance(step, Operation) else ([], {})), names)
             for step, names in zip(steps, dead, strict=True)
         ]
         """Each step, what fills its arguments, and the values that are not used behind it."""
+
+    def _fillers(self, step: Operation, program: Program) -> tuple[list[Filler], dict[str, Filler]]:
+        """What fills the arguments of an operator; a probability of dropout is read from its module, as code does."""
+        fillers = [program.filler(item) for item in step.arguments]
+        named = {key: program.filler(item) for key, item in step.named.items()}
+        module = program.modules.get(self.block.module) if self.block.module is not None else None
+        place = DROPOUT_PLACES.get(step.operator.split(".")[1] if "." in step.operator else "")
+        if module is None or place is None:
+            return fillers, named
+        given = step.arguments[place] if len(step.arguments) > place else step.named.get("dropout_p")
+        layer = isinstance(module, nn.modules.dropout._DropoutNd)
+        for attribute, value in vars(module).items():
+            if (attribute == "p" if layer else "drop" in attribute) and isinstance(value, float) and value == given:
+                read: Filler = partial(_attribute, module, attribute)
+                if len(fillers) > place:
+                    fillers[place] = read
+                else:
+                    named["dropout_p"] = read
+                break
+        return fillers, named
 
     def bound(self, arguments: Sequence[Any], named: Mapping[str, Any], outer: Values) -> Values:
         """The values that a run begins with."""
         values = dict(outer)
         _bind([*self.block.arguments], [*arguments], values)
         _bind(dict(self.block.named), dict(named), values)
+        return values
+
+    def bound_by_name(
+        self, signature: inspect.Signature, arguments: Sequence[Any], named: Mapping[str, Any]
+    ) -> Values:
+        """The same where it does not matter which arguments are given by name."""
+        template = signature.bind(*self.block.arguments, **self.block.named).arguments
+        given = signature.bind(*arguments, **named).arguments
+        settled = [key for key, value in template.items() if key not in given and not any(values_in([value]))]
+        values: Values = {}
+        _bind({key: value for key, value in template.items() if key not in settled}, dict(given), values)
         return values
 
     def run(self, values: Values, program: Program, allowance: Allowance) -> Any:
@@ -265,12 +307,16 @@ class _Compiled:
         given = [fill(values) for fill in self.arguments]
         named = {key: fill(values) for key, fill in self.named.items()}
         if self.block.module is not None:
-            self.sizes = {name: value for name, value in outer.items() if isinstance(value, int | float)}
+            self.numbers = {name: value for name, value in outer.items() if isinstance(value, int | float)}
             found = program.step_into(self, given, named, outer)
         else:
             with _within(self.block.condition, program.device):
                 found = self.run(self.bound(given, named, outer), program, allowance)
         _bind(self.block.result, found, values)
+
+
+def _attribute(module: nn.Module, name: str, values: Values) -> Any:
+    return getattr(module, name)
 
 
 def _names_used(step: "Operation | _Compiled") -> Iterator[str]:

@@ -10,6 +10,7 @@ from fromage_cli.errors import FromageError, MismatchError
 from fromage_cli.problem.conditions.independent_copy import independent_copy
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.data.pytrees import describe_shapes, map_tensors, named_tensors
+from fromage_cli.problem.graphs.network import class_name
 from fromage_cli.problem.networks.layers import unwrapped
 from fromage_cli.problem.user_code.named_code import first_line, hint_for, named_code, out_of_memory
 
@@ -60,7 +61,7 @@ def forward(model: nn.Module, batch: Batch, positional: Sequence[Any], named: Ma
 def signature_text(model: nn.Module) -> str:
     """`Name.forward(x, mask=None)`, for messages."""
     plain = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in _parameters(model)]
-    return f"{type(unwrapped(model)).__name__}.forward{inspect.Signature(plain)}"
+    return f"{class_name(unwrapped(model))}.forward{inspect.Signature(plain)}"
 
 
 def _parameters(model: nn.Module) -> list[inspect.Parameter]:

@@ -11,6 +11,7 @@ from fromage_cli.errors import MismatchError
 from fromage_cli.problem.conditions.independent_copy import independent_copy
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.data.pytrees import map_tensors
+from fromage_cli.problem.graphs.network import class_name
 from fromage_cli.problem.losses.call import call_model, forward, inputs_and_targets
 from fromage_cli.problem.losses.loss_terms import LossTerms, scalar_loss
 from fromage_cli.problem.networks.layers import unwrapped
@@ -55,7 +56,7 @@ def count_of_own_loss(model: nn.Module, target: Any, batch: Batch) -> float:
     """How many targets a model's own loss is the mean of."""
     if not isinstance(target, Tensor) or target.is_floating_point() or target.is_complex():
         return float(batch.size)
-    kind = type(unwrapped(model)).__name__
+    kind = class_name(unwrapped(model))
     shifted = target.ndim == 2 and kind.endswith(("ForCausalLM", "LMHeadModel"))
     return float(((target[:, 1:] if shifted else target) >= 0).sum())
 

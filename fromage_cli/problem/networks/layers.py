@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from fromage_cli.problem.graphs.network import class_name
 from fromage_cli.shards import NAMES_BEFORE
 
 
@@ -67,8 +68,8 @@ def trainable_tensors(model: nn.Module) -> list[TrainableTensor]:
     found = []
     for key, (first, *others) in names.items():
         module = modules[owner_of(first)[0]]
-        kind: str = getattr(module, "original_name", type(module).__name__)  # what a scripted module was made from
-        found.append(TrainableTensor(first, parameters[key], kind.removeprefix("Parametrized"), tuple(others)))
+        kind = class_name(module).removeprefix("Parametrized")
+        found.append(TrainableTensor(first, parameters[key], kind, tuple(others)))
     return found
 
 

@@ -11,6 +11,7 @@ from fromage_cli.checkpoints.names.naming import listed
 from fromage_cli.checkpoints.storage.peculiarities import remedy
 from fromage_cli.counting import counted, first_names
 from fromage_cli.errors import MismatchError, NotFiniteError
+from fromage_cli.problem.graphs.network import class_name
 from fromage_cli.problem.networks.hugging_face_weights import as_transformers_reads, may_be_missing
 from fromage_cli.problem.networks.layers import TrainableTensor, plain_name, unwrapped
 from fromage_cli.problem.networks.weight_names import Match, is_computed, match_names, missing_names, names_error
@@ -51,7 +52,7 @@ def load_weights(model: nn.Module, checkpoint: "Checkpoint") -> tuple[str, ...]:
     kept = [name for name, value in expected.items() if id(value) not in present]
     ignored = f"Ignored {listed(tolerated)}: the model computes these buffers itself." if tolerated else ""
     left = f"The checkpoint lacks {listed(kept)}. The model's own values stay." if kept else ""
-    unused = f"Left out {counted(len(unexpected), 'tensor')} that {type(model).__name__} does not have"
+    unused = f"Left out {counted(len(unexpected), 'tensor')} that {class_name(model)} does not have"
     unused = f"{unused}: {first_names(unexpected)}." if unexpected else ""
     return tuple(filter(None, (match.note, ignored, left, unused)))
 
