@@ -17,7 +17,8 @@ from fromage_cli.problem.conditions.evaluation import Conditions, Mode
 from fromage_cli.problem.conditions.kept_state import KeptState
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.data.pytrees import map_tensors, named_tensors
-from fromage_cli.problem.graphs.exporting import Exported, NotExportable, export
+from fromage_cli.problem.graphs.encoding import NotExportable
+from fromage_cli.problem.graphs.exporting import Exported, export
 from fromage_cli.problem.graphs.network import build_network, describe_network
 from fromage_cli.problem.graphs.program import Program
 from fromage_cli.problem.losses.call import inputs_and_targets

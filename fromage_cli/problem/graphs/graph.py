@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,15 +26,6 @@ DTYPES = {
         *("float16", "bfloat16", "float32", "float64", "complex32", "complex64", "complex128", "bool"),
         *("uint8", "int8", "int16", "int32", "int64"),
     )
-}
-_WORDS: Mapping[str, Mapping[str, Any]] = {
-    "dtype": DTYPES,
-    "layout": {"strided": torch.strided},
-    "memory_format": {
-        name: getattr(torch, name)
-        for name in ("contiguous_format", "preserve_format", "channels_last", "channels_last_3d")
-    },
-    "number": {"inf": math.inf, "-inf": -math.inf, "nan": math.nan},
 }
 
 
@@ -60,6 +52,28 @@ class Device:
 @dataclass(frozen=True)
 class Rows:
     """The number of rows of the batch."""
+
+
+_WORDS: Mapping[str, Mapping[str, Any]] = {
+    "dtype": DTYPES,
+    "layout": {"strided": torch.strided},
+    "memory_format": {
+        name: getattr(torch, name)
+        for name in ("contiguous_format", "preserve_format", "channels_last", "channels_last_3d")
+    },
+    "number": {"inf": math.inf, "-inf": -math.inf, "nan": math.nan},
+    "device": {"weights": Device()},
+    "rows": {"all": Rows()},
+}
+"""What words of each kind stand for."""
+HELD = ("parameter", "buffer", "constant")
+"""Kinds of tensors that the network or the file holds."""
+_PARTS: Mapping[str, tuple[tuple[int, ...], Callable[[list[Any]], Any]]] = {
+    "tuple": ((), tuple),
+    "slice": ((3,), lambda ends: slice(*ends)),
+    "complex": ((2,), lambda parts: complex(*parts)),
+}
+"""Kinds of values that have parts: how many, where that is fixed, and what is made of them."""
 
 
 @dataclass(frozen=True)
@@ -184,34 +198,40 @@ class _Reader:
         """What stands for an argument or a result."""
         if depth > DEEPEST:
             raise self.wrong(f"its lists are nested deeper than {DEEPEST}")
-        if described is None or isinstance(described, bool | str | float):
-            return described
-        if isinstance(described, int):
-            if abs(described) > LARGEST_NUMBER and described != TO_THE_END:
-                raise self.wrong(f"it has the number {str(described)[:30]}, which no size or place can be")
-            return described
         if isinstance(described, list):
             return [self.template(item, known, depth + 1) for item in described]
-        (kind, value), *more = list(_mapping(described).items()) or [("", None)]
-        if not more:
-            if kind in ("tuple", "items") and isinstance(value, list):
-                return tuple(self.template(item, known, depth + 1) for item in value)
-            if kind == "dict":
-                return {str(key): self.template(item, known, depth + 1) for key, item in _mapping(value).items()}
-            if kind == "slice" and isinstance(value, list) and len(value) == 3:
-                return slice(*(self.template(item, known, depth + 1) for item in value))
-            if kind == "value" and isinstance(value, str) and value in known:
-                return Value(value)
-            if kind in ("parameter", "buffer", "constant") and isinstance(value, str):
-                self.held.add(Held(kind, value))
-                return Held(kind, value)
-            if kind in ("device", "rows"):
-                return Device() if kind == "device" else Rows()
-            if kind == "complex" and isinstance(value, list) and len(value) == 2:
-                return complex(*(float(self.template(part, known, depth + 1)) for part in value))
-            if kind in _WORDS and isinstance(value, str) and value in _WORDS[kind]:
-                return _WORDS[kind][value]
-        raise self.wrong(f"it has an argument that is not known: {str(described)[:60]}")
+        if isinstance(described, dict):
+            return self.marked(described, known, depth + 1)
+        large = type(described) is int and abs(described) > LARGEST_NUMBER and described != TO_THE_END
+        if large or not (described is None or isinstance(described, bool | str | float | int)):
+            raise self.wrong(f"it has the number {str(described)[:30]}, which no size or place can be")
+        return described
+
+    def marked(self, described: dict[str, Any], known: set[str], depth: int) -> Any:
+        """A value that JSON does not have: an object of one member, whose name says what it is."""
+        kind, value = next(iter(described.items()), ("", None))
+        found = None
+        if len(described) == 1:
+            if kind in _PARTS and isinstance(value, list) and len(value) in (_PARTS[kind][0] or (len(value),)):
+                parts = [self.template(item, known, depth) for item in value]
+                with suppress(TypeError, ValueError):
+                    found = _PARTS[kind][1](parts)
+            elif kind == "dict":
+                found = {str(key): self.template(item, known, depth) for key, item in _mapping(value).items()}
+            elif isinstance(value, str):
+                found = self.word(kind, value, known)
+        if found is None:
+            raise self.wrong(f"it has an argument that is not known: {str(described)[:60]}")
+        return found
+
+    def word(self, kind: str, value: str, known: set[str]) -> Any:
+        """What a word of some kind stands for; None where it stands for nothing."""
+        if kind == "value":
+            return Value(value) if value in known else None
+        if kind in HELD:
+            self.held.add(Held(kind, value))
+            return Held(kind, value)
+        return _WORDS.get(kind, {}).get(value)
 
     def wrong(self, why: str) -> InputError:
         return InputError(

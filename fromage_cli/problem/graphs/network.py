@@ -38,6 +38,12 @@ _KINDS = {
 }
 
 
+_LISTED = ("modules", "parameters", "buffers", "ties")
+"""What the description of a network lists by name."""
+Wrong = Callable[[str], InputError]
+"""Makes the error for a description that cannot be read, from what is wrong with it."""
+
+
 class GraphModule(nn.Module):
     """A module of a class that is not torch's own, of which only the name is known."""
 
@@ -70,12 +76,12 @@ def describe_network(model: nn.Module) -> dict[str, Any]:
             ties[name] = known
         else:
             parameters[name] = {**_described(tensor), "trained": tensor.requires_grad}
-    for name, tensor in model.named_buffers(remove_duplicate=False):
-        known = first.setdefault(_place(tensor), name)
+    for name, buffer in model.named_buffers(remove_duplicate=False):
+        known = first.setdefault(_place(buffer), name)
         if known != name and known in buffers:
             ties[name] = known
         else:
-            buffers[name] = {**_described(tensor), "persistent": name in persistent}
+            buffers[name] = {**_described(buffer), "persistent": name in persistent}
     return {
         "modules": modules,
         "parameters": parameters,
@@ -150,13 +156,26 @@ def build_network(described: Any, program: Program, buffers: Mapping[str, Tensor
     taken from `torch.nn` by their names and not called; others are a GraphModule. Raises InputError.
     """
     wrong = partial(_wrong, where)
-    if not isinstance(described, dict):
+    listed = {key: described.get(key) if isinstance(described, dict) else None for key in _LISTED}
+    if not all(isinstance(value, dict) for value in listed.values()) or "" not in (listed["modules"] or {}):
         raise wrong("it describes no network")
-    listed = {key: described.get(key) for key in ("modules", "parameters", "buffers", "ties")}
-    if not all(isinstance(value, dict) for value in listed.values()) or "" not in listed["modules"]:
-        raise wrong("it describes no network")
+    modules = _modules(listed["modules"] or {}, wrong)
+    _add_tensors(modules, listed, buffers, wrong)
+    network = modules[""]
+    for path, module in modules.items():
+        if isinstance(module, nn.RNNBase):
+            module._flat_weights_names = list(module._parameters)
+            module._init_flat_weights()  # type: ignore[no-untyped-call]
+        module.forward = _forward(program, path)
+    network.forward.__signature__ = _signature(described.get("arguments"), wrong)  # type: ignore[attr-defined]
+    program.attach(network)
+    return network
+
+
+def _modules(described: Mapping[str, Any], wrong: Wrong) -> dict[str, nn.Module]:
+    """The modules by name, each in its owner."""
     modules: dict[str, nn.Module] = {}
-    for name, one in listed["modules"].items():
+    for name, one in described.items():
         module = _build_module(one, name, wrong)
         owner, _, leaf = name.rpartition(".")
         if name:
@@ -167,6 +186,13 @@ def build_network(described: Any, program: Program, buffers: Mapping[str, Tensor
             except (KeyError, TypeError) as error:
                 raise wrong(f"the module {name[:80]!r} cannot be in its owner") from error
         modules[name] = module
+    return modules
+
+
+def _add_tensors(
+    modules: Mapping[str, nn.Module], listed: Mapping[str, Any], buffers: Mapping[str, Tensor], wrong: Wrong
+) -> None:
+    """Gives the modules their parameters and buffers; tied ones are one object under several names."""
     made: dict[str, Tensor] = {}
     for name, one in listed["parameters"].items():
         empty = _empty(one, name, wrong)
@@ -185,15 +211,6 @@ def build_network(described: Any, program: Program, buffers: Mapping[str, Tensor
         if not isinstance(name, str) or name not in made:
             raise wrong(f"the tensor {alias[:80]!r} is tied to none")
         _register(modules, alias, made[name], wrong)
-    network = modules[""]
-    for path, module in modules.items():
-        if isinstance(module, nn.RNNBase):
-            module._flat_weights_names = list(module._parameters)
-            module._init_flat_weights()
-        module.forward = _forward(program, path)
-    network.forward.__signature__ = _signature(described.get("arguments"), wrong)  # type: ignore[attr-defined]
-    program.attach(network)
-    return network
 
 
 def _forward(program: Program, path: str) -> Callable[..., Any]:
@@ -203,15 +220,14 @@ def _forward(program: Program, path: str) -> Callable[..., Any]:
     return forward
 
 
-def _build_module(described: Any, name: str, wrong: Callable[[str], InputError]) -> nn.Module:
+def _build_module(described: Any, name: str, wrong: Wrong) -> nn.Module:
     if not isinstance(described, dict) or not isinstance(described.get("class"), str):
         raise wrong(f"the module {name[:80]!r} has no class")
-    kind = getattr(nn, described["class"], None) if described.get("torch") is True else None
-    known = isinstance(kind, type) and issubclass(kind, nn.Module)
-    if described.get("torch") is True and not known:
-        raise wrong(f"torch.nn has no module {described['class'][:80]!r}")
-    if known:
-        module: nn.Module = kind.__new__(kind)  # type: ignore[union-attr]
+    if described.get("torch") is True:
+        kind: Any = getattr(nn, described["class"], None)
+        if not isinstance(kind, type) or not issubclass(kind, nn.Module):
+            raise wrong(f"torch.nn has no module {described['class'][:80]!r}")
+        module: nn.Module = kind.__new__(kind)
         nn.Module.__init__(module)
     else:
         module = GraphModule()
@@ -220,15 +236,15 @@ def _build_module(described: Any, name: str, wrong: Callable[[str], InputError])
     for key, value in attributes.items() if isinstance(attributes, dict) else ():
         if _may_be_set(key) and _is_plain(value) and not callable(getattr(type(module), key, None)):
             module.__dict__[key] = tuple(value) if isinstance(value, list) else value
-    absent = described.get("absent")
-    for holder in _HOLDERS if isinstance(absent, dict) else ():
+    absent = described["absent"] if isinstance(described.get("absent"), dict) else {}
+    for holder in _HOLDERS:
         for key in absent.get(holder) or ():
             if isinstance(key, str) and key.isidentifier() and not hasattr(type(module), key):
                 getattr(module, f"_{holder}")[key] = None
     return module
 
 
-def _empty(described: Any, name: str, wrong: Callable[[str], InputError]) -> Tensor:
+def _empty(described: Any, name: str, wrong: Wrong) -> Tensor:
     shape = described.get("shape") if isinstance(described, dict) else None
     size = 1
     if isinstance(shape, list) and all(type(part) is int and part >= 0 for part in shape):
@@ -243,7 +259,7 @@ def _register(
     modules: Mapping[str, nn.Module],
     name: str,
     tensor: Tensor,
-    wrong: Callable[[str], InputError],
+    wrong: Wrong,
     *,
     persistent: bool = True,
 ) -> None:
@@ -257,7 +273,7 @@ def _register(
         raise wrong(f"the tensor {name[:80]!r} cannot be in its module") from error
 
 
-def _signature(described: Any, wrong: Callable[[str], InputError]) -> inspect.Signature:
+def _signature(described: Any, wrong: Wrong) -> inspect.Signature:
     def parameters() -> Iterator[inspect.Parameter]:
         for one in described:
             default = None if one["default"] else inspect.Parameter.empty

@@ -3,7 +3,7 @@
 import math
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,68 +12,78 @@ from torch.nn import functional
 
 from fromage_cli.errors import UnsafeError
 
-_ATEN = frozenset(
-    # one number for each number
-    """abs absolute acos acosh asin asinh atan atan2 atanh arctan2 bernoulli bitwise_and bitwise_left_shift bitwise_not
-    bitwise_or bitwise_right_shift bitwise_xor ceil celu clamp clamp_max clamp_min clip clone conj copysign cos cosh
-    deg2rad digamma elu erf erfc erfinv exp exp2 expm1 fix floor floor_divide fmax fmin fmod frac gelu glu gt ge
-    hardshrink hardsigmoid hardswish hardtanh heaviside hypot i0 isclose isfinite isinf isnan isneginf isposinf
-    leaky_relu lerp le lgamma log log10 log1p log2 log_sigmoid logaddexp logaddexp2 logical_and logical_not logical_or
-    logical_xor logit lt maximum minimum mish mul multiply nan_to_num ne neg negative not_equal eq polar pow prelu
-    rad2deg real imag reciprocal relu relu6 remainder rrelu round rsqrt selu sgn sigmoid sign silu sin sinc sinh
-    softplus softshrink special_entr special_expit special_log_softmax special_softmax sqrt square sub subtract
-    add tan tanh tanh_shrink threshold true_divide trunc where xlogy addcdiv addcmul div divide rsub logsigmoid
-    view_as_complex view_as_real complex angle float_power nextafter greater greater_equal less less_equal"""
-    # products and layers
-    """ addbmm addmm addmv addr baddbmm bilinear bmm chain_matmul conv1d conv2d conv3d conv_transpose1d conv_transpose2d
-    conv_transpose3d convolution cross dot einsum embedding embedding_bag embedding_renorm inner kron linalg_cross
-    linalg_matrix_norm linalg_norm linalg_vector_norm linear matmul matrix_exp mm mv outer tensordot trilinear vdot
-    linalg_vecdot linalg_inv linalg_solve linalg_cholesky linalg_qr linalg_det linalg_slogdet logdet cdist pdist
-    pairwise_distance cosine_similarity batch_norm group_norm instance_norm layer_norm rms_norm native_batch_norm
-    native_group_norm native_layer_norm local_response_norm dropout alpha_dropout feature_dropout
-    feature_alpha_dropout native_dropout scaled_dot_product_attention softmax log_softmax softmin norm_except_dim
-    _weight_norm _softmax _log_softmax lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell
-    channel_shuffle pixel_shuffle pixel_unshuffle native_channel_shuffle"""
-    # sizes and places
-    """ adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
-    adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d max_pool1d_with_indices
-    max_pool2d_with_indices max_pool3d_with_indices lp_pool1d lp_pool2d upsample_nearest1d upsample_nearest2d
-    upsample_nearest3d upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d
-    _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d _upsample_bilinear2d_aa
-    _upsample_bicubic2d_aa grid_sampler grid_sampler_2d grid_sampler_3d affine_grid_generator im2col col2im unfold
-    pad constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d
-    replication_pad3d _pad_circular alias argmax argmin argsort as_strided atleast_1d atleast_2d atleast_3d
-    block_diag broadcast_tensors broadcast_to bucketize cartesian_prod cat chunk column_stack combinations concat
-    concatenate contiguous cummax cummin cumprod cumsum diag diag_embed diagonal diff dsplit dstack expand expand_as
-    flatten flip fliplr flipud gather hsplit hstack index index_add index_copy index_fill index_put index_select
-    isin item kthvalue lift_fresh lift_fresh_copy lift masked_fill masked_scatter masked_select meshgrid moveaxis
-    movedim narrow narrow_copy nonzero nonzero_numpy numel permute ravel repeat repeat_interleave reshape reshape_as
-    resolve_conj resolve_neg roll rot90 row_stack scatter scatter_add scatter_reduce searchsorted select
-    select_scatter slice slice_scatter diagonal_scatter sort split split_with_sizes squeeze stack swapaxes swapdims
-    t T mT mH adjoint take take_along_dim tensor_split tile topk transpose tril triu unbind unflatten unsafe_chunk
-    unsafe_split unsafe_split_with_sizes unsqueeze vander view view_as vsplit vstack sym_size sym_numel sym_stride
-    sym_storage_offset size numpy_T triu_indices tril_indices unique_consecutive _unique2 unique_dim
-    detach type_as to _to_copy expand_copy view_copy permute_copy transpose_copy"""
-    # one number for many
-    """ all allclose amax amin aminmax any bincount count_nonzero equal histc logcumsumexp logsumexp max mean median
-    min mode nanmean nanmedian nanquantile nansum norm frobenius_norm nuclear_norm prod quantile std std_mean sum
-    sum_to_size trace var var_mean dist"""
-    # made from nothing
-    """ arange empty empty_like eye fill full full_like linspace logspace new_empty new_full new_ones new_zeros ones
-    ones_like rand rand_like randint randint_like randn randn_like randperm normal normal_functional uniform
-    exponential multinomial scalar_tensor zero zeros zeros_like one_hot bartlett_window hann_window hamming_window
-    blackman_window cauchy log_normal geometric random copy copy_sparse_to_sparse empty_strided new_empty_strided
-    poisson binomial"""
-    # losses
-    """ binary_cross_entropy binary_cross_entropy_with_logits cosine_embedding_loss cross_entropy_loss ctc_loss
-    gaussian_nll_loss hinge_embedding_loss huber_loss kl_div l1_loss margin_ranking_loss mse_loss
-    multi_margin_loss multilabel_margin_loss nll_loss nll_loss2d nll_loss_nd poisson_nll_loss smooth_l1_loss
-    soft_margin_loss triplet_margin_loss nll_loss_forward nll_loss2d_forward"""
-    # Fourier transforms
-    """ fft_fft fft_fft2 fft_fftn fft_fftshift fft_ifft fft_ifft2 fft_ifftn fft_ifftshift fft_irfft fft_irfft2
-    fft_irfftn fft_rfft fft_rfft2 fft_rfftn fft_fftfreq fft_rfftfreq stft istft _local_scalar_dense""".split()
-)
-"""Operators of torch's own library, by their names without an overload; an underscore behind one writes in place."""
+_OPERATORS: Mapping[str, str] = {
+    "one number for each number": """
+        abs absolute acos acosh asin asinh atan atan2 atanh arctan2 bernoulli bitwise_and bitwise_left_shift
+        bitwise_not bitwise_or bitwise_right_shift bitwise_xor ceil celu clamp clamp_max clamp_min clip clone conj
+        copysign cos cosh deg2rad digamma elu erf erfc erfinv exp exp2 expm1 fix floor floor_divide fmax fmin fmod
+        frac gelu glu gt ge hardshrink hardsigmoid hardswish hardtanh heaviside hypot i0 isclose isfinite isinf
+        isnan isneginf isposinf leaky_relu lerp le lgamma log log10 log1p log2 log_sigmoid logaddexp logaddexp2
+        logical_and logical_not logical_or logical_xor logit lt maximum minimum mish mul multiply nan_to_num ne neg
+        negative not_equal eq polar pow prelu rad2deg real imag reciprocal relu relu6 remainder rrelu round rsqrt
+        selu sgn sigmoid sign silu sin sinc sinh softplus softshrink special_entr special_expit special_log_softmax
+        special_softmax sqrt square sub subtract add tan tanh tanh_shrink threshold true_divide trunc where xlogy
+        addcdiv addcmul div divide rsub logsigmoid view_as_complex view_as_real complex angle float_power nextafter
+        greater greater_equal less less_equal
+    """,
+    "products and layers": """
+        addbmm addmm addmv addr baddbmm bilinear bmm chain_matmul conv1d conv2d conv3d conv_transpose1d
+        conv_transpose2d conv_transpose3d convolution cross dot einsum embedding embedding_bag embedding_renorm
+        inner kron linalg_cross linalg_matrix_norm linalg_norm linalg_vector_norm linear matmul matrix_exp mm mv
+        outer tensordot trilinear vdot linalg_vecdot linalg_inv linalg_solve linalg_cholesky linalg_qr linalg_det
+        linalg_slogdet logdet cdist pdist pairwise_distance cosine_similarity batch_norm group_norm instance_norm
+        layer_norm rms_norm native_batch_norm native_group_norm native_layer_norm local_response_norm dropout
+        alpha_dropout feature_dropout feature_alpha_dropout native_dropout scaled_dot_product_attention softmax
+        log_softmax softmin norm_except_dim _weight_norm _softmax _log_softmax lstm gru rnn_tanh rnn_relu lstm_cell
+        gru_cell rnn_tanh_cell rnn_relu_cell channel_shuffle pixel_shuffle pixel_unshuffle native_channel_shuffle
+    """,
+    "sizes and places": """
+        adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
+        adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d
+        max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices lp_pool1d lp_pool2d
+        upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d
+        upsample_bicubic2d upsample_trilinear3d _upsample_nearest_exact1d _upsample_nearest_exact2d
+        _upsample_nearest_exact3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa grid_sampler grid_sampler_2d
+        grid_sampler_3d affine_grid_generator im2col col2im unfold pad constant_pad_nd reflection_pad1d
+        reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d _pad_circular alias
+        argmax argmin argsort as_strided atleast_1d atleast_2d atleast_3d block_diag broadcast_tensors broadcast_to
+        bucketize cartesian_prod cat chunk column_stack combinations concat concatenate contiguous cummax cummin
+        cumprod cumsum diag diag_embed diagonal diff dsplit dstack expand expand_as flatten flip fliplr flipud
+        gather hsplit hstack index index_add index_copy index_fill index_put index_select isin item kthvalue
+        lift_fresh lift_fresh_copy lift masked_fill masked_scatter masked_select meshgrid moveaxis movedim narrow
+        narrow_copy nonzero nonzero_numpy numel permute ravel repeat repeat_interleave reshape reshape_as
+        resolve_conj resolve_neg roll rot90 row_stack scatter scatter_add scatter_reduce searchsorted select
+        select_scatter slice slice_scatter diagonal_scatter sort split split_with_sizes squeeze stack swapaxes
+        swapdims t T mT mH adjoint take take_along_dim tensor_split tile topk transpose tril triu unbind unflatten
+        unsafe_chunk unsafe_split unsafe_split_with_sizes unsqueeze vander view view_as vsplit vstack sym_size
+        sym_numel sym_stride sym_storage_offset size numpy_T triu_indices tril_indices unique_consecutive _unique2
+        unique_dim detach type_as to _to_copy expand_copy view_copy permute_copy transpose_copy
+    """,
+    "one number for many": """
+        all allclose amax amin aminmax any bincount count_nonzero equal histc logcumsumexp logsumexp max mean median
+        min mode nanmean nanmedian nanquantile nansum norm frobenius_norm nuclear_norm prod quantile std std_mean
+        sum sum_to_size trace var var_mean dist
+    """,
+    "made from nothing": """
+        arange empty empty_like eye fill full full_like linspace logspace new_empty new_full new_ones new_zeros ones
+        ones_like rand rand_like randint randint_like randn randn_like randperm normal normal_functional uniform
+        exponential multinomial scalar_tensor zero zeros zeros_like one_hot bartlett_window hann_window
+        hamming_window blackman_window cauchy log_normal geometric random copy copy_sparse_to_sparse empty_strided
+        new_empty_strided poisson binomial
+    """,
+    "losses": """
+        binary_cross_entropy binary_cross_entropy_with_logits cosine_embedding_loss cross_entropy_loss ctc_loss
+        gaussian_nll_loss hinge_embedding_loss huber_loss kl_div l1_loss margin_ranking_loss mse_loss
+        multi_margin_loss multilabel_margin_loss nll_loss nll_loss2d nll_loss_nd poisson_nll_loss smooth_l1_loss
+        soft_margin_loss triplet_margin_loss nll_loss_forward nll_loss2d_forward
+    """,
+    "Fourier transforms": """
+        fft_fft fft_fft2 fft_fftn fft_fftshift fft_ifft fft_ifft2 fft_ifftn fft_ifftshift fft_irfft fft_irfft2
+        fft_irfftn fft_rfft fft_rfft2 fft_rfftn fft_fftfreq fft_rfftfreq stft istft _local_scalar_dense
+    """,
+}
+"""Operators of torch's own library, by what they do; an underscore behind a name writes in place."""
+_ATEN = frozenset(name for names in _OPERATORS.values() for name in names.split())
 _ATEN_NAME = re.compile(r"aten\.(\w+)\.(\w+)")
 
 _PLAIN: dict[str, Callable[..., Any]] = {
@@ -104,21 +114,10 @@ _REDUCTIONS = ("none", "mean", "sum")
 
 
 def _cross_entropy(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None = None,
-    reduction: int = 1,
-    ignore_index: int = -100,
-    label_smoothing: float = 0.0,
+    input: Tensor, target: Tensor, weight: Tensor | None = None, reduction: int = 1, *more: Any
 ) -> Tensor:
-    return functional.cross_entropy(
-        input,
-        target,
-        weight,
-        reduction=_REDUCTIONS[reduction],
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
-    )
+    named = dict(zip(("ignore_index", "label_smoothing"), more, strict=False))
+    return functional.cross_entropy(input, target, weight, reduction=_REDUCTIONS[reduction], **named)
 
 
 def _nll(
@@ -131,32 +130,14 @@ def _mse(input: Tensor, target: Tensor, reduction: int = 1) -> Tensor:
     return functional.mse_loss(input, target, reduction=_REDUCTIONS[reduction])
 
 
-def _batch_norm(
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor | None,
-    variance: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-    fused: bool,
-) -> Tensor:
-    return functional.batch_norm(input, mean, variance, weight, bias, training, momentum, eps)
+def _normalisation(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The function of torch that normalises by running statistics, called as its operator is."""
 
+    def normalise(input: Tensor, weight: Tensor | None, bias: Tensor | None, *more: Any) -> Tensor:
+        mean, variance, by_input, momentum, eps, _ = more
+        return function(input, mean, variance, weight, bias, by_input, momentum, eps)
 
-def _instance_norm(
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor | None,
-    variance: Tensor | None,
-    of_input: bool,
-    momentum: float,
-    eps: float,
-    fused: bool,
-) -> Tensor:
-    return functional.instance_norm(input, mean, variance, weight, bias, of_input, momentum, eps)
+    return normalise
 
 
 _PUBLIC: dict[str, Callable[..., Any]] = {
@@ -173,8 +154,8 @@ _PUBLIC: dict[str, Callable[..., Any]] = {
     "layer_norm.default": torch.layer_norm,
     "rms_norm.default": torch.rms_norm,
     "group_norm.default": torch.group_norm,
-    "batch_norm.default": _batch_norm,
-    "instance_norm.default": _instance_norm,
+    "batch_norm.default": _normalisation(functional.batch_norm),
+    "instance_norm.default": _normalisation(functional.instance_norm),
     "matmul.default": torch.matmul,
     "addmm.default": torch.addmm,
     "add.Tensor": torch.add,

@@ -32,6 +32,7 @@ class Program:
         graphs: Mapping[str, Graph],
         dtype: torch.dtype,
         constants: Mapping[str, Tensor],
+        *,
         aliases: Mapping[str, str],
         inputs: Sequence[tuple[int, ...]] = (),
         rows: int | None = None,
@@ -98,8 +99,8 @@ class Program:
         calls = self._calls.get((self.mode, path), [])
         if len(calls) != 1 or not set(calls[0].block.outer) <= set(calls[0].numbers):
             raise MismatchError(
-                f"The module {path or 'of the network'!r} cannot be called by itself in a network that a graph describes.",
-                "Give --model file.py:factory with the bundle. Or leave out the option that needs it, such as --recompute.",
+                f"The graph of the bundle cannot run the module {path or 'of the whole network'!r} by itself.",
+                "Give --model file.py:factory with the bundle. Or leave out what needs it, such as --recompute.",
             )
         if path == "":
             values = calls[0].bound_by_name(inspect.signature(self.modules[""].forward), arguments, named)
@@ -157,8 +158,8 @@ class Program:
                 raise InputError(f"The graph uses the constant {held.name[:80]!r}, which its file lacks.", _DAMAGED)
             return
         owner, _, leaf = self.aliases.get(held.name, held.name).rpartition(".")
-        tensors = self.modules[owner] if owner in self.modules else None
-        held_there = {**tensors._parameters, **tensors._buffers} if tensors is not None else {}
+        module = self.modules.get(owner)
+        held_there = {**module._parameters, **module._buffers} if module is not None else {}
         if held_there.get(leaf) is None:
             raise InputError(f"The graph uses the {held.kind} {held.name[:80]!r}, which the network lacks.", _DAMAGED)
 
@@ -172,24 +173,7 @@ class Program:
         return compiled
 
     def filler(self, template: Any) -> Filler:
-        """What puts values into an argument; tensors that the network holds are read when they are used."""
-        if isinstance(template, Value):
-            name = template.name
-            return lambda values: values[name]
-        if isinstance(template, Held):
-            if template.kind == "constant":
-                return lambda values: self.constant(template.name)
-            owner, _, leaf = self.aliases.get(template.name, template.name).rpartition(".")
-            module = self.modules[owner]
-            return lambda values: getattr(module, leaf)
-        if isinstance(template, Device):
-            return lambda values: self.device
-        if isinstance(template, Rows):
-            return lambda values: self.rows_at_hand
-        if isinstance(template, torch.dtype) and template == self.dtype:
-            return lambda values: self.precision
-        if isinstance(template, torch.dtype) and template.is_complex and template == self.dtype.to_complex():
-            return lambda values: self.precision.to_complex()
+        """What puts values into an argument."""
         if isinstance(template, list | tuple):
             kind, parts = type(template), [self.filler(item) for item in template]
             return lambda values: kind(part(values) for part in parts)
@@ -199,7 +183,32 @@ class Program:
         if isinstance(template, slice):
             ends = [self.filler(end) for end in (template.start, template.stop, template.step)]
             return lambda values: slice(*(end(values) for end in ends))
-        return lambda values: template
+        if isinstance(template, Held):
+            return self._held(template)
+        if isinstance(template, torch.dtype):
+            return self._typed(template)
+        found: Mapping[type, Filler] = {
+            Value: lambda values: values[template.name],
+            Device: lambda values: self.device,
+            Rows: lambda values: self.rows_at_hand,
+        }
+        return found.get(type(template), lambda values: template)
+
+    def _held(self, held: Held) -> Filler:
+        """What reads a tensor that the network or the file holds, whenever it is used."""
+        if held.kind == "constant":
+            return lambda values: self.constant(held.name)
+        owner, _, leaf = self.aliases.get(held.name, held.name).rpartition(".")
+        module = self.modules[owner]
+        return lambda values: getattr(module, leaf)
+
+    def _typed(self, dtype: torch.dtype) -> Filler:
+        """A type that a graph names: where that was the weights', it is what the weights have now."""
+        if dtype == self.dtype:
+            return lambda values: self.precision
+        if dtype.is_complex and dtype == self.dtype.to_complex():
+            return lambda values: self.precision.to_complex()
+        return lambda values: dtype
 
     def constant(self, name: str) -> Tensor:
         """A constant of the graph, where the weights are and in their precision."""
@@ -274,9 +283,7 @@ class _Compiled:
         _bind(dict(self.block.named), dict(named), values)
         return values
 
-    def bound_by_name(
-        self, signature: inspect.Signature, arguments: Sequence[Any], named: Mapping[str, Any]
-    ) -> Values:
+    def bound_by_name(self, signature: inspect.Signature, arguments: Sequence[Any], named: Mapping[str, Any]) -> Values:
         """The same where it does not matter which arguments are given by name."""
         template = signature.bind(*self.block.arguments, **self.block.named).arguments
         given = signature.bind(*arguments, **named).arguments

@@ -36,9 +36,9 @@ def program_of(described: Any, constants: Mapping[str, Tensor], where: str) -> P
         {mode: read_graph(graph, f"{where} ({mode})") for mode, graph in graphs.items()},
         getattr(torch, dtype),
         constants,
-        {str(alias): str(name) for alias, name in ties.items()} if isinstance(ties, dict) else {},
-        _inputs(described, where),
-        described.get("rows") if isinstance(described.get("rows"), int) else None,
+        aliases={str(alias): str(name) for alias, name in ties.items()} if isinstance(ties, dict) else {},
+        inputs=_inputs(described, where),
+        rows=described["rows"] if isinstance(described.get("rows"), int) else None,
     )
 
 

@@ -35,7 +35,8 @@ def build_model(
 ) -> tuple[nn.Module, str]:
     """The model that a specification names, with weights of its own, and how to describe it.
 
-    A bundle gives its network as a graph; `auto` does so where the checkpoint is one. `hf` is transformers' own class for the config.json beside the checkpoint. `auto` is the factory declared beside the
+    A bundle gives its network as a graph, and so does `auto` where the checkpoint is one.
+    `hf` is transformers' own class for the config.json beside the checkpoint. `auto` is the factory declared beside the
     checkpoint, which is called only under `--trust`. Without one it is a perceptron rebuilt from names and shapes, else
     `hf` where there is such a file. A perceptron stands on the meta device until its weights are loaded.
 
