@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
-def save(
+def save(  # noqa: PLR0917 - one line in a training loop
     directory: str | Path,
     model: nn.Module,
     batch: Any,
@@ -36,8 +36,7 @@ def save(
     fails is a warning, so that the run goes on, and an exception under `strict`. Of several ranks the first one writes;
     all have to call. Gives the directory, or None where nothing was written or another rank writes.
     """
-    from fromage_cli.bundle.saving import save_bundle
+    from fromage_cli.bundle.saving import save_from_loop
 
-    return save_bundle(
-        Path(directory), model, batch, loss, optimizer, step, module=module, factory=factory, strict=strict
-    )
+    further = {"optimizer": optimizer, "step": step, "module": module, "factory": factory}
+    return save_from_loop(Path(directory), model, batch, loss, strict=strict, **further)

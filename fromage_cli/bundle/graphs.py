@@ -5,7 +5,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -39,12 +39,12 @@ class Graphs:
     described: dict[str, Any]
     """In JSON's own types: the network's modules and tensors, and the graph of each mode."""
     constants: dict[str, Tensor]
-    losses: dict[str, float]
-    """The loss of the batch in each mode, at the first seed."""
     fixed: str = ""
     """Why the graphs hold for this number of rows alone; empty where they hold for any."""
     left_out: dict[str, str] = field(default_factory=dict)
     """Modes without a graph, and why."""
+    losses: dict[str, float] = field(default_factory=dict)
+    """The loss of the batch in each mode at the first seed; empty where the graphs could not be compared."""
 
 
 _MADE: WeakKeyDictionary[nn.Module, dict[str, Graphs | NotExportable]] = WeakKeyDictionary()
@@ -59,7 +59,8 @@ def graphs_of(network: nn.Module, loss: Loss, batch: Batch) -> Graphs:
     """
     key = fingerprint(network, loss, batch)
     made = _MADE.setdefault(network, {})
-    if key not in made:
+    earlier = made.get(key)
+    if earlier is None or (isinstance(earlier, Graphs) and earlier.fixed and earlier.described["rows"] != batch.size):
         try:
             made[key] = _made(network, loss, batch)
         except NotExportable as error:
@@ -88,10 +89,8 @@ def _made(network: nn.Module, loss: Loss, batch: Batch) -> Graphs:
         positional, named, _ = inputs_and_targets(network, batch)
         given: Any = (tuple(positional), dict(named))
         places = itertools.count()
-        arguments = (
-            [_places(each, places) for each in positional],
-            {key: _places(each, places) for key, each in named.items()},
-        )
+        listed = [_places(each, places) for each in positional]
+        arguments: Any = listed, {key: _places(each, places) for key, each in named.items()}
     else:
         given, arguments = batch.data, None
 
@@ -100,7 +99,8 @@ def _made(network: nn.Module, loss: Loss, batch: Batch) -> Graphs:
         again = map_tensors(given, lambda _: next(left))
         return model(*again[0], **again[1]) if function is None else function(model, again)  # type: ignore[operator]
 
-    tensors = [tensor for _, tensor in named_tensors(given)]
+    on_meta = any(parameter.is_meta for parameter in network.parameters())
+    tensors = [tensor.to("meta") if on_meta else tensor for _, tensor in named_tensors(given)]
     conditions = Conditions(network, function)
     modes: list[Mode] = ["eval", "train"]
     if any(isinstance(module, _NormBase | nn.RNNBase) for module in network.modules()):
@@ -131,8 +131,10 @@ def _made(network: nn.Module, loss: Loss, batch: Batch) -> Graphs:
     constants = {name: tensor for one in exported.values() for name, tensor in one.constants.items()}
     fixed = next((one.fixed for one in exported.values() if one.fixed), "")
     described = json.loads(json.dumps(described))  # as it is read again
-    losses = {mode: _compared(network, loss, batch, described, constants, mode, bool(fixed)) for mode in exported}
-    return Graphs(described, constants, losses, fixed, left_out)
+    made = Graphs(described, constants, fixed, left_out)
+    if any(parameter.is_meta for parameter in network.parameters()):
+        return made  # its values are elsewhere, so that nothing can be compared
+    return replace(made, losses={mode: _compared(network, loss, batch, made, mode) for mode in exported})
 
 
 def _places(value: Any, count: Iterator[int]) -> Any:
@@ -151,20 +153,13 @@ def _precision(network: nn.Module) -> str:
     return str(weights[0].dtype if weights else torch.float32).removeprefix("torch.")
 
 
-def _compared(
-    network: nn.Module,
-    loss: Loss,
-    batch: Batch,
-    described: Mapping[str, Any],
-    constants: Mapping[str, Tensor],
-    mode: str,
-    fixed: bool,
-) -> float:
+def _compared(network: nn.Module, loss: Loss, batch: Batch, made: Graphs, mode: str) -> float:
     """The loss of the network in a mode, once the graph has given the same, and the same gradients.
 
     Raises NotExportable where it did not.
     """
-    graph = live_network(network, described, constants)
+    described, fixed = made.described, bool(made.fixed)
+    graph = live_network(network, described, made.constants)
     same = FunctionLoss(loss.name, graph.program.loss_of) if described["with_loss"] else loss
     parts = [batch] if fixed or batch.size < LEAST_PART else [batch, batch.rows(0, batch.size // 2)]
     first = None

@@ -4,15 +4,15 @@ import inspect
 import json
 import platform
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim import Optimizer
 
 import fromage_cli
 from fromage_cli.bundle.graphs import Graphs, graphs_of
@@ -35,8 +35,8 @@ from fromage_cli.problem.graphs.network import describe_network
 from fromage_cli.problem.losses.call import inputs_and_targets
 from fromage_cli.problem.losses.loss_terms import Loss
 from fromage_cli.problem.losses.losses import BUILT_IN_LOSSES, resolve_loss
-from fromage_cli.problem.losses.reported_losses import FunctionLoss, ModelsOwnLoss
-from fromage_cli.problem.losses.supervised_losses import BinaryCrossEntropy, CrossEntropy, SquaredError, prediction
+from fromage_cli.problem.losses.reported_losses import FunctionLoss, ModelsOwnLoss, OutputLoss
+from fromage_cli.problem.losses.supervised_losses import SupervisedLoss, prediction
 from fromage_cli.problem.networks.layers import unwrapped
 
 KINDS = ("cpu", "cuda")
@@ -54,23 +54,45 @@ _FUNCTIONS: Mapping[Any, str] = {
 }
 
 
-def save_bundle(
-    directory: Path,
-    model: nn.Module,
-    batch: Any,
-    loss: str | Callable[..., Any],
-    optimizer: Optimizer | Sequence[Optimizer] | None,
-    step: int | None,
-    *,
-    module: nn.Module | None,
-    factory: str | None,
-    strict: bool,
+@dataclass(frozen=True)
+class Snapshot:
+    """What a training loop hands over to be saved."""
+
+    live: nn.Module
+    """The network that is trained, out of its wrappers."""
+    rows: Batch
+    loss: str | Callable[..., Any] | Loss
+    optimizer: Any = None
+    """One of torch, several, what a checkpoint told of one, or None."""
+    step: int | None = None
+    module: nn.Module | None = None
+    """The plain network of which `live` is the sharded one."""
+    factory: str | None = None
+    autocast: str | None = None
+    """The precision of the forward pass where autocast is on."""
+
+    @property
+    def network(self) -> nn.Module:
+        """The network that a graph is made of."""
+        return self.live if self.module is None else self.module
+
+    @property
+    def shared(self) -> bool:
+        """Whether ranks hold parts of its weights."""
+        return any(hasattr(parameter, "full_tensor") for parameter in self.live.parameters())
+
+
+def save_from_loop(
+    directory: Path, model: nn.Module, batch: Any, loss: str | Callable[..., Any], *, strict: bool, **further: Any
 ) -> Path | None:
-    """Write a bundle, as `fromage_cli.bundle.save` says."""
+    """Write a bundle, as `fromage_cli.bundle.save` says; what fails is a warning, or an exception under `strict`."""
     narrow = next((torch.get_autocast_dtype(kind) for kind in KINDS if torch.is_autocast_enabled(kind)), None)
     try:
         with torch.inference_mode(False), _in_full_precision():
-            return _save(directory, model, batch, loss, optimizer, step, module, factory, narrow)
+            live, word = unwrapped(model), None if narrow is None else str(narrow).removeprefix("torch.")
+            snapshot = Snapshot(live, as_batch(batch, "the training loop"), loss, autocast=word, **further)
+            first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+            return write_bundle(directory, snapshot, first=first) if first or snapshot.shared else None
     except Exception as error:  # whatever it is, the training run matters more
         if strict:
             raise
@@ -90,55 +112,33 @@ def _in_full_precision() -> Iterator[None]:
         yield
 
 
-def _save(
-    directory: Path,
-    model: nn.Module,
-    batch: Any,
-    loss: str | Callable[..., Any],
-    optimizer: Optimizer | Sequence[Optimizer] | None,
-    step: int | None,
-    module: nn.Module | None,
-    factory: str | None,
-    narrow: torch.dtype | None,
-) -> Path | None:
-    live = unwrapped(model)
-    shared = any(hasattr(parameter, "full_tensor") for parameter in live.parameters())
-    first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
-    if not first and not shared:
-        return None
-    rows = as_batch(batch, "the training loop")
-    network = live if module is None else module
-    found: Graphs | str
-    described, spec = describe_network(network), None
-    try:
-        if shared and module is None:
-            raise UsageError(
-                "The network is sharded, so no graph can be made of it.",
-                "Give module= the plain network on the meta device.",
-            )
-        spec = loss_of(loss, network, rows)
-        found = graphs_of(network, spec, rows)
-    except FromageError as error:
-        found = error.message
-    weights, kept = tensors_of(live, described)
-    state, slots = describe_optimizers(live, optimizer) if optimizer is not None else (None, [])
-    metadata = {"step": str(step)} if step is not None else {}
+def write_bundle(directory: Path, snapshot: Snapshot, *, first: bool = True) -> Path | None:
+    """Write what a snapshot holds; where weights are shared all ranks call it, and the `first` one writes.
+
+    Without a graph everything else is still written, with the reason. Raises InputError where the directory cannot be
+    written, and UsageError for a batch of other things than tensors, numbers and texts.
+    """
+    described, arrangement = describe_network(snapshot.network), _arrangement(snapshot.rows.data)
+    graphs, spec = _graphs(snapshot, first)
+    weights, kept = tensors_of(snapshot.live, described)
+    state, slots = describe_optimizers(snapshot.live, snapshot.optimizer) if snapshot.optimizer else (None, [])
     if not first:
-        for tensors in (weights, slots):
+        for tensors in (weights, slots, kept):
             write_tensors(None, tensors, {})
         return None
     files: dict[str, str] = {}
     with replacing(directory) as place:
+        metadata = {"step": str(snapshot.step)} if snapshot.step is not None else {}
         files[WEIGHTS] = write_tensors(place / WEIGHTS, weights, metadata)
         if slots:
             files[OPTIMIZER] = write_tensors(place / OPTIMIZER, slots, {})
-        named = list(named_tensors(rows.data))
-        tensors = [whole(f"{number}", tensor) for number, (_, tensor) in enumerate(named)]
+        tensors = [whole(f"{number}", tensor) for number, (_, tensor) in enumerate(named_tensors(snapshot.rows.data))]
         files[BATCH] = write_tensors(place / BATCH, tensors, {})
-        if isinstance(found, Graphs):
-            constants = [whole(f"constant.{name}", tensor) for name, tensor in found.constants.items()]
+        if isinstance(graphs, Graphs):
+            constants = [whole(f"constant.{name}", tensor) for name, tensor in graphs.constants.items()]
             files[CONSTANTS] = write_tensors(place / CONSTANTS, [*constants, *kept], {})
-            files[GRAPHS] = write_text(place / GRAPHS, json.dumps(found.described, separators=(",", ":")))
+            files[GRAPHS] = write_text(place / GRAPHS, json.dumps(graphs.described, separators=(",", ":")))
+        kind = type(snapshot.live)
         manifest = {
             "format": FORMAT,
             "version": VERSION,
@@ -147,19 +147,33 @@ def _save(
                 "torch": str(torch.__version__),
                 "python": platform.python_version(),
             },
-            "step": step,
+            "step": snapshot.step,
             "network": described["modules"][""]["class"],
-            "factory": factory or f"{type(live).__module__}:{type(live).__qualname__}",
-            "batch": _arrangement(rows.data),
-            "rows": rows.size,
-            "loss": _name_of(loss, spec),
-            "autocast": str(narrow).removeprefix("torch.") if narrow is not None else None,
+            "factory": snapshot.factory or f"{kind.__module__}:{kind.__qualname__}",
+            "batch": arrangement,
+            "rows": snapshot.rows.size,
+            "loss": _name_of(snapshot.loss, spec),
+            "autocast": snapshot.autocast,
             "optimizer": state,
-            "graph": _about(found),
+            "graph": _about(graphs),
             "files": files,
         }
         write_text(place / MANIFEST, json.dumps(manifest, indent=1))
     return directory
+
+
+def _graphs(snapshot: Snapshot, first: bool) -> tuple[Graphs | str, Loss | None]:
+    """The graphs, or why there are none; and the loss, where it could be told."""
+    spec = None
+    try:
+        if snapshot.shared and snapshot.module is None:
+            return "The weights are sharded, and no plain network was given as module=.", None
+        spec = loss_of(snapshot.loss, snapshot.live, snapshot.rows)  # a pass of all ranks where weights are shared
+        if not first:
+            return "Another rank makes the graphs.", spec
+        return graphs_of(snapshot.network, spec, snapshot.rows), spec
+    except FromageError as error:
+        return error.message, spec
 
 
 def _about(found: Graphs | str) -> dict[str, Any]:
@@ -188,11 +202,13 @@ def tensors_of(live: nn.Module, described: Mapping[str, Any]) -> tuple[list[Writ
     )
 
 
-def loss_of(loss: str | Callable[..., Any], network: nn.Module, rows: Batch) -> Loss:
+def loss_of(loss: str | Callable[..., Any] | Loss, network: nn.Module, rows: Batch) -> Loss:
     """The loss that was named or given, as commands take it.
 
     Raises UsageError and MismatchError.
     """
+    if isinstance(loss, FunctionLoss | ModelsOwnLoss | OutputLoss | SupervisedLoss):
+        return loss
     if isinstance(loss, nn.Module) and type(loss) in _KNOWN:
         name, make = _KNOWN[type(loss)]
         loss = name if vars(make()) == vars(loss) | {"training": True} else loss
@@ -228,10 +244,12 @@ class _of_outputs:
 
 def _name_of(loss: Any, spec: Loss | None) -> dict[str, Any]:
     """How the loss is called, and as which of the named losses it is computed; None where it is in the graph."""
-    if isinstance(spec, CrossEntropy | SquaredError | BinaryCrossEntropy):
+    if isinstance(spec, SupervisedLoss | OutputLoss):
         return {"name": spec.name, "spec": spec.name}
     if isinstance(spec, ModelsOwnLoss) or isinstance(loss, str):
-        return {"name": spec.name if spec is not None else loss, "spec": "auto" if loss == "auto" else loss}
+        return {"name": spec.name if spec is not None else loss, "spec": "auto" if spec is not None else loss}
+    if isinstance(loss, FunctionLoss):
+        return {"name": loss.name, "spec": None}
     kind = type(loss).__name__ if isinstance(loss, nn.Module) else getattr(loss, "__qualname__", type(loss).__name__)
     source = inspect.getmodule(loss)
     return {"name": f"{kind} of {source.__name__}" if source is not None else str(kind), "spec": None}

@@ -65,7 +65,7 @@ def write_tensors(path: Path | None, tensors: Sequence[Written], metadata: Mappi
             found = one.get().detach().to("cpu").contiguous().reshape(-1)
             if found.is_conj() or found.is_neg():
                 found = found.resolve_conj().resolve_neg()
-            view = memoryview(found.view(torch.uint8).numpy()) if found.numel() else memoryview(b"")
+            view = memoryview(found.view(torch.uint8).numpy().data) if found.numel() else memoryview(b"")
             for start in range(0, len(view), PIECE):
                 file.write(view[start : start + PIECE])
                 digest.update(view[start : start + PIECE])

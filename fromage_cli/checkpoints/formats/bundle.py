@@ -87,10 +87,10 @@ def read_bundle(directory: Path) -> Bundle:
             f"{quoted(directory)} is a bundle of format {version}, and this program reads up to {VERSION} ({wrote}).",
             "Install a newer fromage-diag.",
         )
-    hashes = files.values() if isinstance(files, dict) else [None]
-    if not all(isinstance(one, str) for one in hashes) or not set(files or ()) <= set(FILES) or WEIGHTS not in files:
+    named = files if isinstance(files, dict) else {}
+    if not all(isinstance(one, str) for one in named.values()) or not {WEIGHTS} <= set(named) <= set(FILES):
         raise InputError(f"{quoted(place)} does not name the files of a bundle.", DAMAGED)
-    for name in files:
+    for name in named:
         confined_path(place, name)
     return Bundle(directory, manifest)
 

@@ -124,8 +124,8 @@ class GraphWriter:
                     found.append(self.condition(node, name, known, prefix))
                 continue
             operator_name = _operator_name(node.target)
-            source = node.args[0] if node.args else None
-            if operator_name == "operator.getitem" and isinstance(known.get(getattr(source, "name", "")), list):
+            source = next((value for value in node.args[:1] if isinstance(value, fx.Node)), None)
+            if operator_name == "operator.getitem" and source is not None and isinstance(known.get(source.name), list):
                 known[node.name] = known[source.name][node.args[1]]
                 continue
             if operator_name == SIZE and source is not None and source.name in self.inputs and node.args[1] == 0:

@@ -165,7 +165,7 @@ def build_network(described: Any, program: Program, buffers: Mapping[str, Tensor
     for path, module in modules.items():
         if isinstance(module, nn.RNNBase):
             module._flat_weights_names = list(module._parameters)
-            module._init_flat_weights()  # type: ignore[no-untyped-call]
+            module._init_flat_weights()
         module.forward = _forward(program, path)
     network.forward.__signature__ = _signature(described.get("arguments"), wrong)  # type: ignore[attr-defined]
     program.attach(network)
