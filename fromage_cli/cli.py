@@ -26,16 +26,26 @@ HELP = "Answers questions about a saved neural network: give it a checkpoint and
 
 OWN_COMMANDS = {
     "watch": "Follow a training run: diagnose each new, complete checkpoint once.",
+    "bundle": "Write or look at a bundle: weights, network, loss and batch in one directory of data.",
     "trust": "Let code that this directory's configuration names run from now on.",
 }
 """Commands that are no diagnostics, with the first line of their help."""
-OWN_MODULES = {"watch": "fromage_cli.watching.command", "trust": "fromage_cli.terminal.trust_command"}
+OWN_MODULES = {
+    "watch": "fromage_cli.watching.command",
+    "bundle": "fromage_cli.bundle.command",
+    "trust": "fromage_cli.terminal.trust_command",
+}
 OWN_EXAMPLES = {
     "watch": (
         ("watch run/", "the files of each checkpoint, as they come"),
         ("watch run/ --model net.py:build --batch data.npz --idle 2h", "with the network, until the run ends"),
         ("watch run/ --on-fail 'scancel 1234'", "stop a job when its run is broken"),
         ("watch run/ --once --interval 2", "what is there now, for cron"),
+    ),
+    "bundle": (
+        ("bundle create model.pt my-bundle/ --model net.py:build --batch data.npz", "all in one directory"),
+        ("bundle info my-bundle/ --check", "what it holds, and whether it still gives its loss"),
+        ("breakdown my-bundle/", "nothing else is needed"),
     ),
     "trust": (
         ("trust .", "the fromage.toml here may name code"),

@@ -44,7 +44,7 @@ class Graphs:
     left_out: dict[str, str] = field(default_factory=dict)
     """Modes without a graph, and why."""
     losses: dict[str, float] = field(default_factory=dict)
-    """The loss of the batch in each mode at the first seed; empty where the graphs could not be compared."""
+    """The loss of the batch in each mode, at the first seed; empty where the graphs were not compared just now."""
 
 
 _MADE: WeakKeyDictionary[nn.Module, dict[str, Graphs | NotExportable]] = WeakKeyDictionary()
@@ -62,13 +62,15 @@ def graphs_of(network: nn.Module, loss: Loss, batch: Batch) -> Graphs:
     earlier = made.get(key)
     if earlier is None or (isinstance(earlier, Graphs) and earlier.fixed and earlier.described["rows"] != batch.size):
         try:
-            made[key] = _made(network, loss, batch)
+            new = _made(network, loss, batch)
         except NotExportable as error:
             made[key] = error
-    found = made[key]
-    if isinstance(found, NotExportable):
-        raise found
-    return found
+            raise
+        made[key] = replace(new, losses={})  # later weights have other losses
+        return new
+    if isinstance(earlier, NotExportable):
+        raise earlier
+    return earlier
 
 
 def fingerprint(network: nn.Module, loss: Loss, batch: Batch) -> str:
