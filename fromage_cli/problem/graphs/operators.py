@@ -14,6 +14,7 @@ from fromage_cli.errors import UnsafeError
 
 _OPERATORS: Mapping[str, str] = {
     "one number for each number": """
+        __and__ __iand__ __ior__ __lshift__ __or__ __rshift__ __xor__
         abs absolute acos acosh asin asinh atan atan2 atanh arctan2 bernoulli bitwise_and bitwise_left_shift
         bitwise_not bitwise_or bitwise_right_shift bitwise_xor ceil celu clamp clamp_max clamp_min clip clone conj
         copysign cos cosh deg2rad digamma elu erf erfc erfinv exp exp2 expm1 fix floor floor_divide fmax fmin fmod
@@ -176,7 +177,7 @@ def find_operator(name: str) -> Callable[..., Any]:
     if name in _PLAIN:
         return _PLAIN[name]
     match = _ATEN_NAME.fullmatch(name)
-    if match is not None and (match[1] in _ATEN or match[1].removesuffix("_") in _ATEN) and "out" not in match[2]:
+    if match is not None and (match[1] in _ATEN or match[1].removesuffix("_") in _ATEN) and "out" not in match[2].split("_"):
         packet = getattr(torch.ops.aten, match[1], None)
         if packet is not None and match[2] in packet.overloads():
             return _PUBLIC.get(f"{match[1]}.{match[2]}") or getattr(packet, match[2])
