@@ -43,9 +43,8 @@ OWN_EXAMPLES = {
         ("watch run/ --once --interval 2", "what is there now, for cron"),
     ),
     "bundle": (
-        ("bundle create model.pt my-bundle/ --model net.py:build --batch data.npz", "all in one directory"),
-        ("bundle info my-bundle/ --check", "what it holds, and whether it still gives its loss"),
-        ("breakdown my-bundle/", "nothing else is needed"),
+        ("bundle create model.pt all/ --model net.py:build --batch x.npz", "then: breakdown all/"),
+        ("bundle info all/ --check", "what it holds, and whether it still gives its loss"),
     ),
     "trust": (
         ("trust .", "the fromage.toml here may name code"),

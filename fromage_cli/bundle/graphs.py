@@ -120,11 +120,12 @@ def _made(network: nn.Module, loss: Loss, batch: Batch) -> Graphs:
             kept.put_back()
     if not exported:
         raise NotExportable(next(iter(left_out.values())), "")
+    weights = [parameter for parameter in network.parameters() if parameter.is_floating_point()]
     described = {
         "network": describe_network(network),
         "graphs": {mode: one.graph for mode, one in exported.items()},
         "with_loss": function is not None,
-        "dtype": _precision(network),
+        "dtype": str(weights[0].dtype if weights else torch.float32).removeprefix("torch."),
         "inputs": [
             {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape[1:])} for tensor in tensors
         ],
@@ -148,11 +149,6 @@ def _places(value: Any, count: Iterator[int]) -> Any:
     if isinstance(value, list | tuple):
         return {"tuple" if isinstance(value, tuple) else "list": [_places(item, count) for item in value]}
     return value if value is None or isinstance(value, bool | int | float | str) else None
-
-
-def _precision(network: nn.Module) -> str:
-    weights = [parameter for parameter in network.parameters() if parameter.is_floating_point()]
-    return str(weights[0].dtype if weights else torch.float32).removeprefix("torch.")
 
 
 def _compared(network: nn.Module, loss: Loss, batch: Batch, made: Graphs, mode: str) -> float:

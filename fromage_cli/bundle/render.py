@@ -1,11 +1,11 @@
 """The page of `bundle info`: what the bundle can be used for, what is in it, and whether it is whole."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from fromage_cli.bundle.contents import BundleContents, SavedLoss
+from fromage_cli.bundle.contents import BundleContents
 from fromage_cli.counting import counted
 from fromage_cli.findings import Finding
 from fromage_cli.missing import Missing, known
@@ -32,27 +32,16 @@ def _sentence(contents: BundleContents) -> str:
 
 def _facts(contents: BundleContents) -> Iterator[Fact]:
     yield Fact("Network", visible(contents.network), f"modes: {', '.join(contents.modes) or 'none'}")
-    yield Fact("Batch", counted(contents.rows, "row"), _batch(contents))
-    yield Fact("Loss", visible(contents.loss), _losses(contents.losses))
-    yield Fact("Optimizer", visible(known(contents.optimizer) or "none"), "")
-    total = sum(file.bytes for file in contents.files)
-    yield Fact("Files", in_bytes(total), counted(len(contents.files), "file") + ", all as written" * _whole(contents))
-    versions = ", ".join(f"{visible(name)} {visible(version)}" for name, version in contents.written_by.items())
-    yield Fact("Written by", "", versions)
-
-
-def _batch(contents: BundleContents) -> str:
     shown = [f"{visible(each.name)} {each.dtype}{list(each.shape[1:])}" for each in contents.batch[:3]]
     more = len(contents.batch) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")
-
-
-def _losses(losses: Sequence[SavedLoss]) -> str:
-    return ", ".join(f"{number(each.saved)} in {each.mode}" for each in losses)
-
-
-def _whole(contents: BundleContents) -> bool:
-    return all(file.intact for file in contents.files)
+    yield Fact("Batch", counted(contents.rows, "row"), ", ".join(shown) + (f" and {more} more" if more else ""))
+    losses = ", ".join(f"{number(each.saved)} in {each.mode}" for each in contents.losses)
+    yield Fact("Loss", visible(contents.loss), losses)
+    yield Fact("Optimizer", visible(known(contents.optimizer) or "none"), "")
+    total, intact = sum(file.bytes for file in contents.files), all(file.intact for file in contents.files)
+    yield Fact("Files", in_bytes(total), counted(len(contents.files), "file") + ", all as written" * intact)
+    versions = ", ".join(f"{visible(name)} {visible(version)}" for name, version in contents.written_by.items())
+    yield Fact("Written by", "", versions)
 
 
 def judge(contents: BundleContents) -> tuple[Finding, ...]:

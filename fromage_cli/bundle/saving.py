@@ -116,7 +116,7 @@ def write_bundle(directory: Path, snapshot: Snapshot, *, first: bool = True) -> 
     """Write what a snapshot holds; where weights are shared all ranks call it, and the `first` one writes.
 
     Without a graph everything else is still written, with the reason. Raises InputError where the directory cannot be
-    written, and UsageError for a batch of other things than tensors, numbers and texts.
+    written. Raises UsageError for a batch of other things than tensors, numbers and texts.
     """
     described, arrangement = describe_network(snapshot.network), _arrangement(snapshot.rows.data)
     graphs, spec = _graphs(snapshot, first)

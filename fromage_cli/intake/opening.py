@@ -113,7 +113,7 @@ def _open_anew(
     network, description, noted = _network(build, checkpoint, model, run)
     notes = (*(checkpoint.notes if checkpoint is not None else ()), *declared.notes, *noted)
     with progress("reading the batch"):
-        saved_in = _bundle(checkpoint, network)
+        saved_in = bundle_at_hand(checkpoint, network)
         loaded = _load_batches(batch, declared, saved_in, trust=model.trust, seed=run.seed, spare=spare)
     data, *further = [found.to(device, dtype) for found in loaded[: batch.batches]]
     rest = loaded[batch.batches :]
@@ -186,7 +186,7 @@ def names_network(checkpoint: Checkpoint, model: ModelOptions, batch: BatchOptio
     return checkpoint.bundle is not None and read_bundle(checkpoint.bundle).has_graph
 
 
-def _bundle(checkpoint: Checkpoint | None, network: nn.Module) -> Bundle | None:
+def bundle_at_hand(checkpoint: Checkpoint | None, network: nn.Module) -> Bundle | None:
     """The bundle that the network was built from, else the one that the weights are of."""
     from fromage_cli.checkpoints.formats.bundle import read_bundle
     from fromage_cli.problem.graphs.reading import bundle_of

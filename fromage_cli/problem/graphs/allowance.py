@@ -33,7 +33,10 @@ class Allowance:
             return  # spread over ranks: of what a part allocates nothing is known here
         try:
             with torch.no_grad():
-                given, given_named = map_tensors((list(arguments), dict(named)), _without_memory)
+                given, given_named = map_tensors(
+                    (list(arguments), dict(named)),
+                    lambda each: torch.empty_strided(each.shape, each.stride(), dtype=each.dtype, device="meta"),
+                )
                 given_named = {
                     key: torch.device("meta") if isinstance(value, torch.device) else value
                     for key, value in given_named.items()
@@ -50,7 +53,3 @@ class Allowance:
                 f"The graph's operator {name} would make {size:.3g} bytes, and {free:.3g} are free.",
                 "Give --micro-batch N. If the bundle is not your own, its graph may be made to fill the memory.",
             )
-
-
-def _without_memory(tensor: Tensor) -> Tensor:
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")

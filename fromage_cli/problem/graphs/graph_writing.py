@@ -11,6 +11,7 @@ from torch.utils import _pytree
 
 from fromage_cli.problem.graphs.encoding import NotExportable, argument_of, encoded, names_in, placed, template_of
 from fromage_cli.problem.graphs.module_calls import ROOT, Call, Cursor, own_name
+from fromage_cli.problem.graphs.network import place_of
 from fromage_cli.problem.graphs.operators import is_allowed
 
 DROPPED = ("_assert", "sym_constrain_range", "_check")
@@ -97,7 +98,7 @@ class GraphWriter:
         if not isinstance(value, Tensor) or type(value) not in (Tensor, nn.Parameter):
             raise NotExportable(f"The graph holds the constant {name}, which is no plain tensor.", "")
         for own, parameter in self.network.named_parameters():
-            if _same_place(parameter, value):
+            if place_of(parameter) == place_of(value):
                 return {"parameter": own}
         self.constants[name] = value.detach()
         return {"constant": name}
@@ -293,16 +294,3 @@ def _operator_name(target: Any) -> str:
     module = getattr(target, "__module__", "") or ""
     name = getattr(target, "__name__", str(target))
     return f"{'operator' if module == operator.add.__module__ else module}.{name}"
-
-
-def _same_place(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors are the same memory seen alike."""
-    return (
-        type(second) in (Tensor, nn.Parameter)
-        and not first.is_meta
-        and not second.is_meta
-        and first.data_ptr() == second.data_ptr()
-        and first.shape == second.shape
-        and first.stride() == second.stride()
-        and first.numel() > 0
-    )

@@ -30,8 +30,8 @@ class Calls:
     def __enter__(self) -> "Calls":
         for name, module in self.network.named_modules():
             if not isinstance(module, torch.jit.ScriptModule):
-                self._block.callback(module.register_forward_pre_hook(partial(self._enters, name), prepend=True).remove)
-                self._block.callback(module.register_forward_hook(partial(self._leaves, name), always_call=True).remove)
+                self._block.callback(module.register_forward_pre_hook(partial(self.entered, name), prepend=True).remove)
+                self._block.callback(module.register_forward_hook(partial(self.left, name), always_call=True).remove)
         return self
 
     def __exit__(self, *raised: object) -> None:
@@ -42,13 +42,15 @@ class Calls:
         self.last, self._running = [], []
         self._counts.clear()
 
-    def _enters(self, name: str, *_: Any) -> None:
+    def entered(self, name: str, *_: Any) -> None:
+        """A module begins to run."""
         call = Call(name, self._counts[name])
         self._counts[name] += 1
         (self._running[-1].inner if self._running else self.last).append(call)
         self._running.append(call)
 
-    def _leaves(self, name: str, *_: Any) -> None:
+    def left(self, name: str, *_: Any) -> None:
+        """A module has run, or failed."""
         while self._running and self._running.pop().name != name:
             continue
 

@@ -56,7 +56,7 @@ def describe_network(model: nn.Module) -> dict[str, Any]:
     modules = {
         name: {
             "class": class_name(module),
-            "torch": _is_torchs(type(module)),
+            "torch": getattr(nn, type(module).__name__, None) is type(module),
             "attributes": _attributes(module),
             "absent": {
                 kind: [each for each, value in getattr(module, f"_{kind}").items() if value is None]
@@ -71,13 +71,13 @@ def describe_network(model: nn.Module) -> dict[str, Any]:
     ties: dict[str, str] = {}
     persistent = set(model.state_dict(keep_vars=True))
     for name, tensor in model.named_parameters(remove_duplicate=False):
-        known = first.setdefault(_place(tensor), name)
+        known = first.setdefault(place_of(tensor), name)
         if known != name:
             ties[name] = known
         else:
             parameters[name] = {**_described(tensor), "trained": tensor.requires_grad}
     for name, buffer in model.named_buffers(remove_duplicate=False):
-        known = first.setdefault(_place(buffer), name)
+        known = first.setdefault(place_of(buffer), name)
         if known != name and known in buffers:
             ties[name] = known
         else:
@@ -96,21 +96,15 @@ def class_name(module: nn.Module) -> str:
     return str(getattr(module, "original_name", type(module).__name__))
 
 
-def _place(tensor: Tensor) -> tuple[Any, ...]:
-    """What two names of one tensor have in common."""
-    if tensor.is_meta or type(tensor) not in (Tensor, nn.Parameter):
-        return (id(tensor),)
-    if not tensor.numel():
+def place_of(tensor: Tensor) -> tuple[Any, ...]:
+    """What two names of one tensor have in common: its memory, seen alike."""
+    if tensor.is_meta or type(tensor) not in (Tensor, nn.Parameter) or not tensor.numel():
         return (id(tensor),)
     return (tensor.data_ptr(), tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
 
 
 def _described(tensor: Tensor) -> dict[str, Any]:
     return {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
-
-
-def _is_torchs(kind: type[nn.Module]) -> bool:
-    return getattr(nn, kind.__name__, None) is kind
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
@@ -166,7 +160,7 @@ def build_network(described: Any, program: Program, buffers: Mapping[str, Tensor
         if isinstance(module, nn.RNNBase):
             module._flat_weights_names = list(module._parameters)
             module._init_flat_weights()
-        module.forward = _forward(program, path)
+        module.forward = partial(program.call, path)
     network.forward.__signature__ = _signature(described.get("arguments"), wrong)  # type: ignore[attr-defined]
     program.attach(network)
     return network
@@ -211,13 +205,6 @@ def _add_tensors(
         if not isinstance(name, str) or name not in made:
             raise wrong(f"the tensor {alias[:80]!r} is tied to none")
         _register(modules, alias, made[name], wrong)
-
-
-def _forward(program: Program, path: str) -> Callable[..., Any]:
-    def forward(*arguments: Any, **named: Any) -> Any:
-        return program.call(path, arguments, named)
-
-    return forward
 
 
 def _build_module(described: Any, name: str, wrong: Wrong) -> nn.Module:

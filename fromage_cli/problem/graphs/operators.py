@@ -114,20 +114,23 @@ _PLAIN: dict[str, Callable[..., Any]] = {
 _REDUCTIONS = ("none", "mean", "sum")
 
 
-def _cross_entropy(
+def cross_entropy(
     input: Tensor, target: Tensor, weight: Tensor | None = None, reduction: int = 1, *more: Any
 ) -> Tensor:
+    """The cross-entropy of torch, called as its operator is."""
     named = dict(zip(("ignore_index", "label_smoothing"), more, strict=False))
     return functional.cross_entropy(input, target, weight, reduction=_REDUCTIONS[reduction], **named)
 
 
-def _nll(
+def nll(
     input: Tensor, target: Tensor, weight: Tensor | None = None, reduction: int = 1, ignore_index: int = -100
 ) -> Tensor:
+    """The loss of log-probabilities of torch, called as its operator is."""
     return functional.nll_loss(input, target, weight, reduction=_REDUCTIONS[reduction], ignore_index=ignore_index)
 
 
-def _mse(input: Tensor, target: Tensor, reduction: int = 1) -> Tensor:
+def mse(input: Tensor, target: Tensor, reduction: int = 1) -> Tensor:
+    """The squared error of torch, called as its operator is."""
     return functional.mse_loss(input, target, reduction=_REDUCTIONS[reduction])
 
 
@@ -142,9 +145,9 @@ def _normalisation(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 _PUBLIC: dict[str, Callable[..., Any]] = {
-    "cross_entropy_loss.default": _cross_entropy,
-    "nll_loss_nd.default": _nll,
-    "mse_loss.default": _mse,
+    "cross_entropy_loss.default": cross_entropy,
+    "nll_loss_nd.default": nll,
+    "mse_loss.default": mse,
     "scaled_dot_product_attention.default": functional.scaled_dot_product_attention,
     "linear.default": functional.linear,
     "relu.default": torch.relu,
@@ -177,7 +180,11 @@ def find_operator(name: str) -> Callable[..., Any]:
     if name in _PLAIN:
         return _PLAIN[name]
     match = _ATEN_NAME.fullmatch(name)
-    if match is not None and (match[1] in _ATEN or match[1].removesuffix("_") in _ATEN) and "out" not in match[2].split("_"):
+    if (
+        match is not None
+        and (match[1] in _ATEN or match[1].removesuffix("_") in _ATEN)
+        and "out" not in match[2].split("_")
+    ):
         packet = getattr(torch.ops.aten, match[1], None)
         if packet is not None and match[2] in packet.overloads():
             return _PUBLIC.get(f"{match[1]}.{match[2]}") or getattr(packet, match[2])

@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -61,7 +60,14 @@ class Program:
         self.modules = dict(network.named_modules(remove_duplicate=False))
         for mode, graph in self.graphs.items():
             for held in graph.held:
-                self._check(held)
+                owner, _, leaf = self.aliases.get(held.name, held.name).rpartition(".")
+                module = self.modules.get(owner)
+                tensors = {**module._parameters, **module._buffers} if module is not None else {}
+                found = self.constants.get(held.name) if held.kind == "constant" else tensors.get(leaf)
+                if found is None:
+                    raise InputError(
+                        f"The graph uses the {held.kind} {held.name[:80]!r}, which is not there.", _DAMAGED
+                    )
             self._bodies[mode] = self._compiled(graph.body, mode)
 
     def run(self, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
@@ -88,7 +94,7 @@ class Program:
             )
         return self.run(tensors, {})
 
-    def call(self, path: str, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
+    def call(self, path: str, /, *arguments: Any, **named: Any) -> Any:
         """What a module of the network returns, which runs within a pass or is called by itself."""
         pending, self._pending = self._pending, None
         if pending is not None and pending[0].block.module == path:  # a list of modules may be run in another way
@@ -152,17 +158,6 @@ class Program:
         if weight is not None:
             self.precision, self.device = weight.dtype, weight.device
 
-    def _check(self, held: Held) -> None:
-        if held.kind == "constant":
-            if held.name not in self.constants:
-                raise InputError(f"The graph uses the constant {held.name[:80]!r}, which its file lacks.", _DAMAGED)
-            return
-        owner, _, leaf = self.aliases.get(held.name, held.name).rpartition(".")
-        module = self.modules.get(owner)
-        held_there = {**module._parameters, **module._buffers} if module is not None else {}
-        if held_there.get(leaf) is None:
-            raise InputError(f"The graph uses the {held.kind} {held.name[:80]!r}, which the network lacks.", _DAMAGED)
-
     def _compiled(self, block: Block, mode: str) -> "_Compiled":
         if block.module is not None and block.module not in self.modules:
             raise InputError(f"The graph calls the module {block.module[:80]!r}, which the network lacks.", _DAMAGED)
@@ -199,8 +194,7 @@ class Program:
         if held.kind == "constant":
             return lambda values: self.constant(held.name)
         owner, _, leaf = self.aliases.get(held.name, held.name).rpartition(".")
-        module = self.modules[owner]
-        return lambda values: getattr(module, leaf)
+        return _reading(self.modules[owner], leaf)
 
     def _typed(self, dtype: torch.dtype) -> Filler:
         """A type that a graph names: where that was the weights', it is what the weights have now."""
@@ -268,7 +262,7 @@ class _Compiled:
         layer = isinstance(module, nn.modules.dropout._DropoutNd)
         for attribute, value in vars(module).items():
             if (attribute == "p" if layer else "drop" in attribute) and isinstance(value, float) and value == given:
-                read: Filler = partial(_attribute, module, attribute)
+                read = _reading(module, attribute)
                 if len(fillers) > place:
                     fillers[place] = read
                 else:
@@ -322,8 +316,9 @@ class _Compiled:
         _bind(self.block.result, found, values)
 
 
-def _attribute(module: nn.Module, name: str, values: Values) -> Any:
-    return getattr(module, name)
+def _reading(module: nn.Module, name: str) -> Filler:
+    """What reads an attribute of a module whenever it is used: it may have been replaced."""
+    return lambda values: getattr(module, name)
 
 
 def _names_used(step: "Operation | _Compiled") -> Iterator[str]:

@@ -51,7 +51,7 @@ def _inputs(described: Mapping[str, Any], where: str) -> list[tuple[int, ...]]:
 
 
 def bundled_network(bundle: Bundle) -> tuple[nn.Module, str]:
-    """The network of a bundle on the meta device, for its weights to be loaded into it, and how to describe it.
+    """The network of a bundle on the meta device, and how to describe it; its weights are to be loaded into it.
 
     Raises MismatchError where the bundle has no graph, InputError and UnsafeError.
     """

@@ -11,7 +11,7 @@ from fromage_cli.problem.user_code.forms import BUILT_IN_LOSSES
 
 
 def bundled_loss(bundle: Bundle, network: nn.Module) -> tuple[str, FunctionLoss | None]:
-    """The name of the loss as `--loss` takes it, and the loss itself where it is in the graph of the network.
+    """The name of the loss as `--loss` takes it; and the loss itself, where the graph of the network has it.
 
     Raises MismatchError where it is in the graph alone and the network is another, and InputError.
     """
