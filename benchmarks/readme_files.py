@@ -1,14 +1,17 @@
 """The files that the commands of README.md and docs/ speak of, made small: a reader has his own in their place.
 
 `my-run/checkpoint-100` is what the Trainer of transformers leaves, `out/ckpt.pt` what a nanoGPT-like script saves,
-`untrusted.pt` a pickle that would run a command. Files whose text a page shows are written from that page.
+`untrusted.pt` a pickle that would run a command, and `train.py` writes bundles. Files whose text a page shows are written from that page.
 """
 
 import json
+import os
 import pickle
 import re
 import runpy
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,7 @@ def make_files(directory: Path) -> None:
             written.parent.mkdir(parents=True, exist_ok=True)
             written.write_text(block[1], encoding="utf-8")
     (directory / "untrusted.pt").write_bytes(pickle.dumps({"weight": _Command()}))
+    subprocess.run([sys.executable, "train.py"], cwd=directory, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     _train_networks(directory)
 
 

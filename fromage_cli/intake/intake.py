@@ -294,7 +294,7 @@ def short_place(record: CheckpointRecord) -> str:
 def checkpoint_record(checkpoint: Checkpoint) -> CheckpointRecord:
     """A checkpoint as the envelope names it."""
     return CheckpointRecord(
-        path=checkpoint.url or str(checkpoint.weights or checkpoint.path),
+        path=checkpoint.url or str(checkpoint.bundle or checkpoint.weights or checkpoint.path),
         format=checkpoint.format,
         step=checkpoint.step,
         parameters=checkpoint.parameters,
