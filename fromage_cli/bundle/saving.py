@@ -36,7 +36,13 @@ from fromage_cli.problem.losses.call import inputs_and_targets
 from fromage_cli.problem.losses.loss_terms import Loss
 from fromage_cli.problem.losses.losses import BUILT_IN_LOSSES, resolve_loss
 from fromage_cli.problem.losses.reported_losses import FunctionLoss, ModelsOwnLoss, OutputLoss
-from fromage_cli.problem.losses.supervised_losses import SupervisedLoss, prediction
+from fromage_cli.problem.losses.supervised_losses import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    SquaredError,
+    SupervisedLoss,
+    prediction,
+)
 from fromage_cli.problem.networks.layers import unwrapped
 
 KINDS = ("cpu", "cuda")
@@ -47,6 +53,8 @@ _KNOWN: Mapping[type[nn.Module], tuple[str, Callable[[], nn.Module]]] = {
     nn.BCEWithLogitsLoss: ("bce", nn.BCEWithLogitsLoss),
 }
 """Losses of torch that have a name here, where they have no settings of their own."""
+_NAMED: Mapping[str, Loss] = {loss.name: loss for loss in (CrossEntropy(), SquaredError(), BinaryCrossEntropy())}
+"""Losses that a name alone tells; which loss `auto` is takes a pass."""
 _FUNCTIONS: Mapping[Any, str] = {
     functional.cross_entropy: "cross-entropy",
     functional.mse_loss: "mse",
@@ -70,6 +78,8 @@ class Snapshot:
     factory: str | None = None
     autocast: str | None = None
     """The precision of the forward pass where autocast is on."""
+    warns: bool = False
+    """Whether a warning tells that there is no graph, which commands find otherwise."""
 
     @property
     def network(self) -> nn.Module:
@@ -90,7 +100,7 @@ def save_from_loop(
     try:
         with torch.inference_mode(False), _in_full_precision():
             live, word = unwrapped(model), None if narrow is None else str(narrow).removeprefix("torch.")
-            snapshot = Snapshot(live, as_batch(batch, "the training loop"), loss, autocast=word, **further)
+            snapshot = Snapshot(live, as_batch(batch, "the training loop"), loss, autocast=word, warns=True, **further)
             first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
             return write_bundle(directory, snapshot, first=first) if first or snapshot.shared else None
     except Exception as error:  # whatever it is, the training run matters more
@@ -173,6 +183,9 @@ def _graphs(snapshot: Snapshot, first: bool) -> tuple[Graphs | str, Loss | None]
             return "Another rank makes the graphs.", spec
         return graphs_of(snapshot.network, spec, snapshot.rows), spec
     except FromageError as error:
+        if snapshot.warns:
+            message = "The bundle has no graph of the network, so commands will need --model."
+            warnings.warn(f"{message} {error.message}", stacklevel=2)
         return error.message, spec
 
 
@@ -215,6 +228,8 @@ def loss_of(loss: str | Callable[..., Any] | Loss, network: nn.Module, rows: Bat
     elif not isinstance(loss, str | nn.Module) and loss in _FUNCTIONS:
         loss = _FUNCTIONS[loss]
     if isinstance(loss, str):
+        if loss in _NAMED:
+            return _NAMED[loss]
         if loss not in BUILT_IN_LOSSES:
             raise UsageError(
                 f"The loss {loss!r} is not known.", f"Give one of {', '.join(BUILT_IN_LOSSES)}, or a function."
