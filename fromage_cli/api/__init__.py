@@ -44,8 +44,8 @@ def problem(
 ) -> Problem:
     """The problem that commands measure: network, loss and batch under conditions that stay the same.
 
-    `subject`: a module, which is copied and stays as it is; or the path of a bundle or a checkpoint. `checkpoint`: whose
-    weights are put into the copy.
+    `subject`: a module, which is copied and stays as it is; or the path of a bundle or a checkpoint. `checkpoint`: the
+    weights of the copy come from there.
     """
     from fromage_cli.api.asking import called
     from fromage_cli.intake import open_problem

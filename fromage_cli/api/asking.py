@@ -62,7 +62,8 @@ def called(
         with ranks.scope(), session.scope(), input_files.watched(), _unchanged_torch():
             objects, said = _apart(options)
             words = [*_words(said), "--", *map(str, places)]
-            with live.standing_in(objects), command.called(words, unrepeatable=session.PROBLEM if objects else ()) as context:
+            unrepeatable = session.PROBLEM if objects else ()
+            with live.standing_in(objects), command.called(words, unrepeatable) as context:
                 yield command, context
     except FromageError:
         raise
@@ -105,16 +106,20 @@ def _apart(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _loss(loss: Callable[..., Any], objects: Mapping[str, Any]) -> str | Callable[..., Any]:
     """The name of a loss that has one here, else its function of a network and a batch."""
+    import torch
+
     from fromage_cli.bundle.saving import loss_of
     from fromage_cli.problem.data.batches import as_batch
     from fromage_cli.problem.losses.reported_losses import FunctionLoss
+    from fromage_cli.problem.networks.models import converted
 
     if "model" not in objects or "batch" not in objects:
         raise UsageError(
             "A loss that is an object needs the network and the batch as objects, too.",
             "Give both, or name the loss: loss='cross-entropy' or loss='file.py:function'.",
         )
-    spec = loss_of(loss, objects["model"](), as_batch(objects["batch"], "the call"))
+    network = converted(objects["model"](), torch.float32).to("cpu")  # as commands do; a forward pass may follow
+    spec = loss_of(loss, network, as_batch(objects["batch"], "the call").to("cpu", torch.float32))
     return spec.function if isinstance(spec, FunctionLoss) else spec.name
 
 

@@ -160,7 +160,8 @@ class DiagnosticCommand(TyperCommand):
         `unrepeatable`: options whose values nobody can type, so that no advice repeats them. What typer says of wrong
         words is raised as it is.
         """
-        with self.context_class(self, info_name=f"fromage-diag {self.name}") as ctx:
+        ctx = typer.Context(self, info_name=f"fromage-diag {self.name}")
+        with ctx:
             super().parse_args(ctx, list(words))
             ctx.meta[_PROJECT], ctx.meta[_ORIGINS] = ProjectConfiguration(), {}
             begun = self._begin(ctx)
@@ -216,7 +217,7 @@ class Program(TyperGroup):
         """Write the ending without breaking its lines."""
         formatter.write(self._endings.get("", ""))
 
-    def command(self, name: str) -> TyperCommand:
+    def command(self, name: str) -> DiagnosticCommand:
         """The command of that name with all its options."""
         if name not in self._loaded:
             app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)

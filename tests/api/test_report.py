@@ -1,9 +1,5 @@
-from fractions import Fraction
-
 import pytest
-from torch import Tensor, nn
 
-from fromage_cli import api
 from fromage_cli.api.report import Report
 from fromage_cli.errors import ResourceError
 from fromage_cli.findings import Finding
@@ -31,7 +27,7 @@ def test_a_report_has_the_result_the_findings_and_the_tables() -> None:
 
 def test_the_text_is_the_page_of_a_pipe() -> None:
     lines = str(Report("breakdown", answer())).splitlines()
-    assert lines == ["a network", "", "<a & b> in 80 columns", "warn  it is too much", "What now: take less"]
+    assert lines == ["a network", "", "<a & b> in 80 columns", "warn  it is too much", "What now: Take less"]
 
 
 def test_a_notebook_gets_the_page_as_text_and_as_html() -> None:
@@ -42,12 +38,6 @@ def test_a_notebook_gets_the_page_as_text_and_as_html() -> None:
     assert Report("breakdown", answer())._repr_html_() == shown["text/html"]
 
 
-def test_a_frozen_report_holds_exact_numbers() -> None:
-    report = api.breakdown(nn.Linear(1, 1, bias=False), {"x": _row(), "y": _row()}, "mse", dtype="float64")
-    assert Fraction(report.result.loss).limit_denominator(10) >= 0
+def test_a_report_is_frozen() -> None:
     with pytest.raises(AttributeError):
-        report.command = "norms"  # type: ignore[misc]
-
-
-def _row() -> Tensor:
-    return Tensor([[1.0], [2.0]])
+        Report("breakdown", answer()).command = "norms"  # type: ignore[misc]
