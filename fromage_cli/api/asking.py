@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 LIVE = ("model", "batch", "val_batch", "loss")
 """Options that name code, for which an object of the running program may stand."""
-OF_THE_SHELL = {"nproc", "help", *(entry.name for entry in fields(OutputOptions))}
-"""Options about processes, streams and files of answers."""
+OF_THE_SHELL = {"nproc", "help", *(entry.name for entry in fields(OutputOptions))} - {"force"}
+"""Options about processes, streams and files of answers; `force` is about pictures, too."""
 
 
 def ask(name: str, places: Sequence[str | Path], options: Mapping[str, Any]) -> Answer:
@@ -59,9 +59,9 @@ def called(
         )
     command = build_program().command(name)
     try:
-        with ranks.scope(), session.scope(), input_files.watched(), _unchanged_torch():
-            objects, said = _apart(options)
-            words = [*_words(said), "--", *map(str, places)]
+        with ranks.scope(), session.scope(), input_files.watched(), torch_unchanged():
+            objects, said = objects_and_options(options)
+            words = [*shell_words(said), "--", *map(str, places)]
             unrepeatable = session.PROBLEM if objects else ()
             with live.standing_in(objects), command.called(words, unrepeatable) as context:
                 yield command, context
@@ -72,7 +72,7 @@ def called(
 
 
 @contextmanager
-def _unchanged_torch() -> Iterator[None]:
+def torch_unchanged() -> Iterator[None]:
     """Gradients are on and autocast is off within; generators that are drawn from are put back."""
     import torch
 
@@ -89,7 +89,7 @@ def _unchanged_torch() -> Iterator[None]:
         yield
 
 
-def _apart(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def objects_and_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The objects of the running program by their options, and all options as a shell would have them."""
     chosen = {name: value for name, value in options.items() if value is not None}
     given = {name: value for name, value in chosen.items() if not (isinstance(value, str) and value == "auto")}
@@ -97,14 +97,14 @@ def _apart(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     if "model" in objects:
         objects["model"] = live.factory_of(objects["model"])
     if "loss" in objects:
-        found = _loss(objects.pop("loss"), objects)
+        found = name_or_function(objects.pop("loss"), objects)
         given["loss"] = found
         if not isinstance(found, str):
             objects["loss"] = found
     return objects, given | {name: f"{live.__name__}:{name}" for name in objects}
 
 
-def _loss(loss: Callable[..., Any], objects: Mapping[str, Any]) -> str | Callable[..., Any]:
+def name_or_function(loss: Callable[..., Any], objects: Mapping[str, Any]) -> str | Callable[..., Any]:
     """The name of a loss that has one here, else its function of a network and a batch."""
     import torch
 
@@ -123,18 +123,14 @@ def _loss(loss: Callable[..., Any], objects: Mapping[str, Any]) -> str | Callabl
     return spec.function if isinstance(spec, FunctionLoss) else spec.name
 
 
-def _words(options: Mapping[str, Any]) -> Iterator[str]:
-    """Options as they are typed: a flag for what is true, `--no-` before it for what is not, repeated for a list."""
+def shell_words(options: Mapping[str, Any]) -> Iterator[str]:
+    """Options as they are typed: a flag alone for true, one with `no-` for false, one for each item of a list."""
+    torch = sys.modules.get("torch")
     for name, value in options.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
-            yield f"--{flag}" if value else f"--no-{flag}"
+            yield f"--{'' if value else 'no-'}{flag}"
             continue
         for one in value if isinstance(value, list | tuple) else (value,):
-            yield f"--{flag}={_typed(one)}"
-
-
-def _typed(value: Any) -> str:
-    """A value as it is typed; a dtype of torch by its own name."""
-    torch = sys.modules.get("torch")
-    return str(value).removeprefix("torch.") if torch is not None and isinstance(value, torch.dtype) else str(value)
+            of_torch = torch is not None and isinstance(one, torch.dtype)
+            yield f"--{flag}={str(one).removeprefix('torch.') if of_torch else one}"

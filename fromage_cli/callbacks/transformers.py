@@ -40,7 +40,7 @@ class BundleCallback(TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         """Listen to the model's inputs where the step that begins is to be saved."""
         if self._hook is None and (state.global_step + 1) % self.every_n_steps == 0:
-            self._hook = others["model"].register_forward_pre_hook(self._listen, with_kwargs=True)
+            self._hook = others["model"].register_forward_pre_hook(self.listen, with_kwargs=True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         """Save where the step that was made is to be saved."""
@@ -52,5 +52,6 @@ class BundleCallback(TrainerCallback):
         bundle.save(place, others["model"], rows, self.loss, others["optimizer"], state.global_step)
         self._hook, self._inputs = None, {}
 
-    def _listen(self, model: Any, given: Any, named: dict[str, Any]) -> None:
+    def listen(self, model: Any, given: Any, named: dict[str, Any]) -> None:
+        """Keep what the model is called with."""
         self._inputs = {name: value for name, value in named.items() if name != _COUNT}

@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import pytest
 
 from fromage_cli.api.report import Report
@@ -41,3 +44,18 @@ def test_a_notebook_gets_the_page_as_text_and_as_html() -> None:
 def test_a_report_is_frozen() -> None:
     with pytest.raises(AttributeError):
         Report("breakdown", answer()).command = "norms"  # type: ignore[misc]
+
+
+def test_the_notebook_of_the_pages_shows_a_page_with_a_table_and_a_plot(tmp_path: Path) -> None:
+    nbformat = pytest.importorskip("nbformat")
+    client = pytest.importorskip("nbclient").NotebookClient
+    pytest.importorskip("ipykernel")
+    pytest.importorskip("matplotlib")
+    text = (Path(__file__).parents[2] / "docs" / "python.ipynb").read_text(encoding="utf-8")
+    notebook = nbformat.reads(text, as_version=4)
+    client(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    shown = [output["data"] for cell in notebook.cells for output in cell.get("outputs", ()) if "data" in output]
+    assert "sure to η" in shown[0]["text/plain"] and "gradient change" in shown[0]["text/html"]
+    assert shown[1]["image/svg+xml"].lstrip().startswith("<")
+    assert "'0.weight'" in shown[2]["text/plain"]
+    assert all(not cell.get("outputs") for cell in json.loads(text)["cells"])  # the tests make them anew
