@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -16,6 +16,8 @@ from fromage_cli.errors import FromageError, UsageError
 from fromage_cli.intake.opening import OWN_WEIGHTS
 from fromage_cli.terminal import failure, input_files, session
 from fromage_cli.terminal.answer import Answer
+from fromage_cli.terminal.flags import options as command_options
+from fromage_cli.terminal.flags import snake_case
 from fromage_cli.terminal.options import OutputOptions
 
 if TYPE_CHECKING:
@@ -61,7 +63,8 @@ def called(
     try:
         with ranks.scope(), session.scope(), input_files.watched(), torch_unchanged():
             objects, said = objects_and_options(options)
-            words = [*shell_words(said), "--", *map(str, places)]
+            repeatable = {snake_case(option) for option in command_options(command) if option.multiple}
+            words = [*shell_words(said, repeatable), "--", *map(str, places)]
             unrepeatable = session.PROBLEM if objects else ()
             with live.standing_in(objects), command.called(words, unrepeatable) as context:
                 yield command, context
@@ -123,14 +126,19 @@ def name_or_function(loss: Callable[..., Any], objects: Mapping[str, Any]) -> st
     return spec.function if isinstance(spec, FunctionLoss) else spec.name
 
 
-def shell_words(options: Mapping[str, Any]) -> Iterator[str]:
-    """Options as they are typed: a flag alone for true, one with `no-` for false, one for each item of a list."""
+def shell_words(options: Mapping[str, Any], repeatable: Collection[str]) -> Iterator[str]:
+    """Options as they are typed: a flag alone for true, one with `no-` for false, and lists with commas.
+
+    `repeatable`: options that are given again for each item of a list.
+    """
     torch = sys.modules.get("torch")
     for name, value in options.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
             yield f"--{'' if value else 'no-'}{flag}"
             continue
-        for one in value if isinstance(value, list | tuple) else (value,):
-            of_torch = torch is not None and isinstance(one, torch.dtype)
-            yield f"--{flag}={str(one).removeprefix('torch.') if of_torch else one}"
+        items = [
+            str(one).removeprefix("torch.") if torch is not None and isinstance(one, torch.dtype) else str(one)
+            for one in (value if isinstance(value, list | tuple) else (value,))
+        ]
+        yield from (f"--{flag}={one}" for one in (items if name in repeatable else [",".join(items)]))

@@ -20,6 +20,7 @@ def html_page(answer: Answer) -> str:
         record=True,
         width=COLUMNS,
         force_terminal=True,
+        force_jupyter=False,  # else rich shows in the notebook what it records
         color_system="truecolor",
         no_color=False,
         legacy_windows=False,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fromage_cli import api, bundle
+from fromage_cli.api.asking import shell_words
 from fromage_cli.cli import main
 from fromage_cli.errors import FromageError, InputError, MismatchError, ResourceError, UsageError
 from fromage_cli.terminal.plain import plain
@@ -137,7 +138,8 @@ def test_each_question_about_checkpoints(
     assert norms["0.weight"] == pytest.approx(weights[1].norm().item(), rel=1e-6)
     assert api.open_checkpoint(second).step == 7
     assert api.intrinsic_lr(first, second).result.optimizer == "adamw"
-    assert api.check(second, model=network, batch=rows).result.verdict in ("go", "look", "stop")
+    checked = api.check(second, model=network, batch=rows)
+    assert checked.result.verdict in ("go", "look", "stop") and "api.live" not in str(checked)
 
 
 def test_held_out_rows_may_be_an_object(network: nn.Module, rows: dict[str, Tensor]) -> None:
@@ -158,9 +160,36 @@ def test_the_configuration_and_the_environment_are_not_heard(
     assert api.breakdown(network, rows).result.loss == loss
 
 
-def test_a_measurement_that_a_limit_ends_is_shown_with_its_error(network: nn.Module, rows: dict[str, Tensor]) -> None:
+def test_a_limit_before_anything_is_measured_is_an_error(network: nn.Module, rows: dict[str, Tensor]) -> None:
     with pytest.raises(ResourceError, match="time limit"):
         api.breakdown(network, rows, time_limit="0.000001s")
+
+
+def test_the_cost_can_be_asked_for(network: nn.Module, rows: dict[str, Tensor]) -> None:
+    assert api.breakdown(network, rows, estimate=True).result.estimate.gradients > 1
+
+
+def test_options_are_typed_as_a_shell_would_have_them() -> None:
+    options = {
+        "weight_decay": 0.1,
+        "include": ["a*", "b"],
+        "betas": (0.9, 0.99),
+        "dtype": torch.float64,
+        "spectrum": False,
+        "estimate": True,
+        "device": torch.device("cpu"),
+        "optimizer_state": Path("run/state.pt"),
+    }
+    assert list(shell_words(options, {"include"})) == [
+        *("--weight-decay=0.1", "--include=a*", "--include=b", "--betas=0.9,0.99", "--dtype=float64"),
+        *("--no-spectrum", "--estimate", "--device=cpu", "--optimizer-state=run/state.pt"),
+    ]
+
+
+def test_lists_reach_the_command(network: nn.Module, rows: dict[str, Tensor]) -> None:
+    found = api.breakdown(network, rows, eta=[0.001, 0.01], include=["0.*", "4.*"]).result
+    assert list(found.etas) == [0.001, 0.01]
+    assert [layer.name for layer in found.layers] == ["0.weight", "4.weight"]
 
 
 @pytest.mark.parametrize(

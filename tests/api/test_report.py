@@ -54,7 +54,9 @@ def test_the_notebook_of_the_pages_shows_a_page_with_a_table_and_a_plot(tmp_path
     text = (Path(__file__).parents[2] / "docs" / "python.ipynb").read_text(encoding="utf-8")
     notebook = nbformat.reads(text, as_version=4)
     client(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    shown = [output["data"] for cell in notebook.cells for output in cell.get("outputs", ()) if "data" in output]
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    assert [output["output_type"] for output in outputs] == ["execute_result"] * 3
+    shown = [output["data"] for output in outputs]
     assert "sure to η" in shown[0]["text/plain"] and "gradient change" in shown[0]["text/html"]
     assert shown[1]["image/svg+xml"].lstrip().startswith("<")
     assert "'0.weight'" in shown[2]["text/plain"]
