@@ -1,7 +1,8 @@
 """The files that the commands of README.md and docs/ speak of, made small: a reader has his own in their place.
 
 `my-run/checkpoint-100` is what the Trainer of transformers leaves, `out/ckpt.pt` what a nanoGPT-like script saves,
-`untrusted.pt` a pickle that would run a command, and `train.py` writes bundles. Files whose text a page shows are written from that page.
+`untrusted.pt` a pickle that would run a command, and `train.py` writes bundles. Files whose text a page shows are
+written from that page.
 """
 
 import json

@@ -28,8 +28,8 @@ def save(  # noqa: PLR0917 - one line in a training loop
     `batch`: tensors in dicts, lists and tuples, whose first dimension counts the rows. `loss`: a name as `--loss` takes
     it, or a module or function of torch that takes outputs and targets. Or it is `function(model, batch)`, which
     returns a mean over rows or `(sum, count)`. `module`: the plain network on the meta device, where `model` is sharded
-    by FSDP2. `factory`: where the network can be built again, as `--model` takes it. A directory with an earlier bundle is
-    replaced when the new one is complete.
+    by FSDP2. `factory`: where the network can be built again, as `--model` takes it. A directory with an earlier bundle
+    is replaced when the new one is complete.
 
     The first call in a process makes the graphs, which takes seconds; later ones use them again while the network keeps
     its structure. The run is left as it was: weights, gradients, optimizer, modes, buffers and random numbers. What

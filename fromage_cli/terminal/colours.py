@@ -21,6 +21,7 @@ def console_on(stream: TextIO | None, paper: TextIO, width: int) -> "Console":
         file=paper,
         width=width,
         force_terminal=terminal or wish == "always",
+        force_jupyter=False,  # else rich shows in a notebook what is meant for the paper
         color_system=None if not coloured else "standard" if wish == "always" else "auto",
         no_color=False if wish == "always" else None,
         markup=False,

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from itertools import pairwise
@@ -150,8 +150,29 @@ class DiagnosticCommand(TyperCommand):
                 streams.say(f"note: {visible(name)} has no effect")
         streams.guard_answer()
         with contextlib.nullcontext() if getattr(self.callback, "lasting", False) else progress("reading"):
-            answers = _run(super().invoke, ctx)
+            answers = self.answer_to(ctx)
         return show(answers)
+
+    @contextlib.contextmanager
+    def called(self, words: Sequence[str], unrepeatable: Collection[str] = ()) -> Iterator[typer.Context]:
+        """A call with these words alone, without configuration or environment; its session has begun.
+
+        `unrepeatable`: options whose values nobody can type, so that no advice repeats them. What typer says of wrong
+        words is raised as it is.
+        """
+        ctx = typer.Context(self, info_name=f"fromage-diag {self.name}")
+        with ctx:
+            super().parse_args(ctx, list(words))
+            ctx.meta[_PROJECT], ctx.meta[_ORIGINS] = ProjectConfiguration(), {}
+            begun = self._begin(ctx)
+            said = {name: value for name, value in begun.settings.items() if name not in unrepeatable}
+            session.begin(replace(begun, settings=said))
+            yield ctx
+
+    def answer_to(self, ctx: typer.Context) -> Answers:
+        """What the command answers in a call, of which nothing is shown."""
+        answers: Answers = _run(super().invoke, ctx)
+        return answers
 
     def _begin(self, ctx: typer.Context) -> session.Session:
         """The session of this call; what is wrong with its output is found now."""
@@ -196,7 +217,7 @@ class Program(TyperGroup):
         """Write the ending without breaking its lines."""
         formatter.write(self._endings.get("", ""))
 
-    def command(self, name: str) -> TyperCommand:
+    def command(self, name: str) -> DiagnosticCommand:
         """The command of that name with all its options."""
         if name not in self._loaded:
             app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)

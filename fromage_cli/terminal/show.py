@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from fromage_cli import ranks
 from fromage_cli.errors import FromageError, UsageError
@@ -16,6 +16,9 @@ from fromage_cli.terminal.failure import message_lines
 from fromage_cli.terminal.github import append_summary
 from fromage_cli.terminal.output import Destination, write_file
 from fromage_cli.terminal.words import ascii_words, visible
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
 def show(given: Answers) -> int:
@@ -83,15 +86,23 @@ def rendered(results: Sequence[Answer | FromageError], destination: Destination)
 
 def page(answer: Answer, stream: TextIO | None) -> str:
     """The page for a person, as wide as the stream's terminal; plain text in a pipe, and in a file (None)."""
-    from rich.console import RenderableType
+    ascii_only, output = streams.ascii_only(stream), session.current().output
+    style = PageStyle(output.show_all, ascii_only, streams.width(stream), output.verbose)
+    console = console_on(stream, _Paper("ascii" if ascii_only else "utf-8"), style.width)
+    with console.capture() as capture:
+        console.print(*page_parts(answer, style), sep="\n", crop=False)
+    lines = (line.rstrip() for line in capture.get().splitlines())
+    text = "\n".join(lines) + "\n"
+    return ascii_words(text) if ascii_only else text
+
+
+def page_parts(answer: Answer, style: PageStyle) -> "list[RenderableType]":
+    """What a page consists of, from the header down to what to do now."""
     from rich.text import Text
 
     from fromage_cli.terminal.page import header, what_now
     from fromage_cli.terminal.tables import Harmless, finding_list
 
-    ascii_only, output = streams.ascii_only(stream), session.current().output
-    style = PageStyle(output.show_all, ascii_only, streams.width(stream), output.verbose)
-    console = console_on(stream, _Paper("ascii" if ascii_only else "utf-8"), style.width)
     parts: list[RenderableType] = [header(answer.header, style), Text("")] if answer.header else []
     parts.append(answer.page(style))
     if findings := [found for found in answer.findings if style.verbose or found.code not in answer.told]:
@@ -99,11 +110,7 @@ def page(answer: Answer, stream: TextIO | None) -> str:
     own = answer.advice if worst_severity(answer) == "info" else ""
     if advice := own or gravest_remedy(answer.findings):
         parts.append(what_now(advice, style))
-    with console.capture() as capture:
-        console.print(*map(Harmless, parts), sep="\n", crop=False)
-    lines = (line.rstrip() for line in capture.get().splitlines())
-    text = "\n".join(lines) + "\n"
-    return ascii_words(text) if ascii_only else text
+    return [Harmless(part) for part in parts]
 
 
 class _Paper(io.StringIO):
