@@ -3,7 +3,7 @@
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -149,7 +149,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], list[Tensor]], Call
     "regions": (Regions, lambda: [torch.randn(6, 4)], of_network),
     "loss": (convolutional, images, partial(weighed_loss, smoothing=0.1, decay=0.01)),
 }
-OF_A_LOSS = ("loss",)
+ROUNDING = 1e-6
+"""Relative gap of products, whose sums run in another order; gradients have none."""
 MODES: tuple[Mode, ...] = ("eval", "auto", "train")
 
 
@@ -163,6 +164,13 @@ class Pair:
     tensors: list[Tensor]
     call: Callable[..., Any]
     fixed: Mapping[str, str]
+    build: Callable[[], tuple[nn.Module, Program]]
+
+    def again(self) -> "Pair":
+        """The same, with tensors of its own."""
+        return replace(
+            self, **dict(zip(("built", "program"), self.build(), strict=True)), live=copy.deepcopy(self.live)
+        )
 
     def evaluated(
         self, which: nn.Module, tensors: Sequence[Tensor], mode: Mode, *, seed: int = 7
@@ -192,12 +200,18 @@ def exported(name: str, folder: Path) -> Pair:
         constants |= found.constants
         fixed[mode] = found.fixed
     described = json.loads(json.dumps(describe_network(live)))
-    program = Program(graphs, torch.float32, constants, described["ties"])
-    built = build_network(described, program, dict(live.named_buffers()), "the network")
     weights = {key: value.clone() for key, value in live.state_dict().items() if key not in described["ties"]}
     save_file(weights, folder / "w.safetensors")
-    load_weights(built, open_checkpoint(str(folder / "w.safetensors")))
-    return Pair(live, built, program, tensors, call, fixed)
+    shapes = [tuple(tensor.shape[1:]) for tensor in tensors]
+    buffers = {key: value.clone() for key, value in live.named_buffers()}
+
+    def build() -> tuple[nn.Module, Program]:
+        program = Program(graphs, torch.float32, constants, described["ties"], shapes)
+        built = build_network(described, program, buffers, "the network")
+        load_weights(built, open_checkpoint(str(folder / "w.safetensors")))
+        return built, program
+
+    return Pair(live, *build(), tensors, call, fixed, build)
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +269,7 @@ def test_random_numbers_follow_the_seed(pair_of: Callable[[str], Pair], name: st
 
 @pytest.mark.parametrize("name", ["transformer", "convolutional", "recurrent", "encoder", "regions", "loss"])
 def test_in_float64_too(pair_of: Callable[[str], Pair], name: str) -> None:
-    pair = copy.deepcopy(pair_of(name))
+    pair = pair_of(name).again()
     converted(pair.live, torch.float64)
     converted(pair.built, torch.float64)
     wide = [tensor.double() if tensor.is_floating_point() else tensor for tensor in pair.tensors]
@@ -266,7 +280,7 @@ def test_in_float64_too(pair_of: Callable[[str], Pair], name: str) -> None:
 
 
 def test_running_statistics_move_as_the_network_moves_them(pair_of: Callable[[str], Pair]) -> None:
-    pair = copy.deepcopy(pair_of("convolutional"))
+    pair = pair_of("convolutional").again()
     before = pair.live[1].running_mean.clone()
     for network in (pair.live, pair.built):
         network.train()
@@ -304,9 +318,7 @@ def test_hooks_see_what_the_network_shows_them(pair_of: Callable[[str], Pair]) -
 
 
 @pytest.mark.parametrize(("name", "mode"), [("encoder", "eval"), ("convolutional", "train"), ("recurrent", "auto")])
-def test_curvature_products_are_those_of_the_network(
-    pair_of: Callable[[str], Pair], name: str, mode: Mode
-) -> None:
+def test_curvature_products_are_those_of_the_network(pair_of: Callable[[str], Pair], name: str, mode: Mode) -> None:
     pair = pair_of(name)
     batch = as_batch({"x": pair.tensors[0], "y": torch.tensor([0, 1, 2, 2, 1, 0])}, "test data")
     products = []
@@ -318,8 +330,7 @@ def test_curvature_products_are_those_of_the_network(
             with operator(problem, space) as product:
                 products.append(product(vector))
     for live, built in zip(products[:2], products[2:], strict=True):
-        assert live.norm() > 0
-        assert torch.equal(live, built)
+        assert (live - built).norm() <= ROUNDING * live.norm() > 0
 
 
 def test_a_graph_with_a_size_from_the_rows_alone_is_fixed() -> None:
