@@ -300,14 +300,16 @@ def test_outputs_keep_their_arrangement(pair_of: Callable[[str], Pair]) -> None:
 def test_hooks_see_what_the_network_shows_them(pair_of: Callable[[str], Pair]) -> None:
     """Each module is called with the tensors that it is called with live, in the same order."""
     pair = pair_of("transformer")
+
+    def note(calls: list[tuple[str, Tensor]], name: str, _module: nn.Module, given: Any, _result: Any) -> None:
+        calls.append((name, given[0].clone()))
+
     seen: list[list[tuple[str, Tensor]]] = []
     for network in (pair.live, pair.built):
         network.eval()
         calls: list[tuple[str, Tensor]] = []
         hooks = [
-            module.register_forward_hook(lambda _m, given, _out, name=name: calls.append((name, given[0].clone())))
-            for name, module in network.named_modules()
-            if name
+            module.register_forward_hook(partial(note, calls, name)) for name, module in network.named_modules() if name
         ]
         network(*pair.tensors)
         for hook in hooks:
