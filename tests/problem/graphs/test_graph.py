@@ -50,7 +50,6 @@ def whole() -> Json:
     return json.loads(json.dumps(described)) | {
         "buffers": dict(network.named_buffers()),
         "constants": found.constants,
-        "weights": network.state_dict(),
     }
 
 
