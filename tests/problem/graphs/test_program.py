@@ -175,7 +175,6 @@ NUMBERS: dict[str, list[Json]] = {
         *(step(f"a{n + 1}", "operator.add", value(f"a{n}"), value(f"a{n}")) for n in range(18)),
     ],
     "a list many times": [step("a", "operator.mul", [1], 1 << 20)],
-    "a list of TorchScript many times": [step("a", "aten.mul.left_t", [1], 1 << 20)],
     "a text many times": [step("a", "operator.mul", "ab", 1 << 20)],
     "a text from a form": [step("a", "operator.mod", "%1000000d", 5)],
 }
