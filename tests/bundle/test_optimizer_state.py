@@ -1,6 +1,7 @@
 """What a bundle says of an optimizer is what a checkpoint of torch says of it."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,8 @@ def by_name(state: OptimizerState, model: nn.Module) -> dict[str, dict[str, Any]
 
 def plain(slot: Mapping[str, Any]) -> dict[str, Any]:
     found = {}
-    for name, value in as_stored(slot).items():
-        value = value.read() if hasattr(value, "read") else value
+    for name, stored in as_stored(slot).items():
+        value = stored.read() if hasattr(stored, "read") else stored
         found[name] = value.item() if isinstance(value, Tensor) and value.dim() == 0 else value
     return {name: value for name, value in found.items() if value is not None}
 
@@ -81,10 +82,13 @@ def is_same(first: Any, second: Any) -> bool:
 
 
 def settings_of(state: OptimizerState) -> list[dict[str, Any]]:
-    return [
-        {key: tuple(value) if isinstance(value, list) else value for key, value in group.settings.items()}
-        for group in state.groups
-    ]
+    """Those of each group, with lists as tuples and tensors as numbers."""
+    found = []
+    for group in state.groups:
+        numbers = {key: tuple(each) if isinstance(each, list) else each for key, each in group.settings.items()}
+        numbers = {key: each.item() if isinstance(each, Tensor) else each for key, each in numbers.items()}
+        found.append({key: each for key, each in numbers.items() if key not in ("params", "param_names")})
+    return found
 
 
 @pytest.mark.parametrize("steps", [0, 3])
@@ -95,19 +99,15 @@ def test_settings_and_slots_are_those_of_a_checkpoint(tmp_path: Path, kind: str,
     trained(model, optimizer, steps=steps)
     live, bundled = states(tmp_path, model, optimizer)
     assert (bundled.kind, bundled.steps) == (live.kind, live.steps)
-    first, second = settings_of(live), settings_of(bundled)
-    assert len(first) == len(second)
-    for one, other in zip(first, second, strict=True):
-        for key in one.keys() - {"params", "param_names"}:
-            assert (
-                float(one[key]) == pytest.approx(float(other[key]))
-                if isinstance(one[key], Tensor)
-                else one[key] == other[key]
-            )
+    for one, other in zip(settings_of(live), settings_of(bundled), strict=True):
+        assert {key: other.get(key) for key in one} == one
+    if steps == 0:
+        assert not live.slots and not bundled.slots
+        return
     slots = by_name(live, model), by_name(bundled, model)
     assert slots[0].keys() == slots[1].keys()
     assert is_same(*slots)
-    assert steps == 0 or kind == "sgd" or len(slots[0]) == 8
+    assert kind == "sgd" or len(slots[0]) == 8
 
 
 def test_what_a_command_takes_from_it_is_the_same(tmp_path: Path) -> None:
@@ -117,15 +117,9 @@ def test_what_a_command_takes_from_it_is_the_same(tmp_path: Path) -> None:
     live, bundled = states(tmp_path, model, optimizer)
     for name in (None, "adamw"):
         first, second = live.settings_for(name), bundled.settings_for(name)
-        assert (first.kind, first.steps, first.several, first.unread) == (
-            second.kind,
-            second.steps,
-            second.several,
-            second.unread,
-        )
-        assert [group["weight_decay"] for group in first.groups] == [0.1, 0.0]
-        assert [group["weight_decay"] for group in second.groups] == [0.1, 0.0]
-        assert [group["lr"] for group in second.groups] == [0.02, 1e-3]
+        assert replace(first, groups=()) == replace(second, groups=())
+        for found in (first, second):
+            assert [(group["weight_decay"], group["lr"]) for group in found.groups] == [(0.1, 0.02), (0.0, 1e-3)]
 
 
 def test_several_optimizers_are_groups_of_one_state(tmp_path: Path) -> None:
