@@ -126,7 +126,7 @@ def test_settings_of_a_loss_are_kept_apart(tmp_path: Path) -> None:
 def test_the_networks_own_loss(tmp_path: Path) -> None:
     torch.manual_seed(0)
     batch = {"x": rows()["x"], "labels": rows()["y"]}
-    model, found = saved(tmp_path / "b", "output", batch, Own())
+    model, found = saved(tmp_path / "b", "auto", batch, Own())
     assert value_of(found, model)[1] == pytest.approx(float(model(**batch)["loss"].detach()), rel=1e-6)
 
 
@@ -137,9 +137,10 @@ def test_a_loss_in_a_graph_is_not_had_for_another_network(tmp_path: Path) -> Non
     assert "--loss file.py:function" in raised.value.hint
 
 
-@pytest.mark.parametrize(
-    "told", [None, [], {}, {"spec": "os:system", "name": "x"}, {"spec": None, "name": 3}, {"spec": 1}]
-)
+NO_LOSSES = [None, [], {}, {"spec": "os:system", "name": "x"}, {"spec": None, "name": 3}, {"spec": 1}, {"spec": []}]
+
+
+@pytest.mark.parametrize("told", NO_LOSSES)
 def test_what_names_no_loss_is_refused(tmp_path: Path, told: Any) -> None:
     model, found = saved(tmp_path / "b", "cross-entropy")
     manifest = copy.deepcopy(dict(found.manifest)) | {"loss": told}
