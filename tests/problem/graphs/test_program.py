@@ -1,13 +1,15 @@
 """Running a graph: what it is given is checked, and its modules answer as those of the network."""
 
+import faulthandler
 import json
+import os
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fromage_cli.errors import MismatchError, ResourceError
+from fromage_cli.errors import FromageError, MismatchError, ResourceError
 from fromage_cli.problem.data.batches import as_batch
 from fromage_cli.problem.graphs.exporting import export
 from fromage_cli.problem.graphs.graph import read_graph
@@ -186,6 +188,56 @@ def test_numbers_and_lists_do_not_grow_without_end(steps: list[Json]) -> None:
     """They are sizes: 48 bits hold each, and a list is as long as there are dimensions or results."""
     network, _ = of_steps(*steps, result="x")
     with pytest.raises((MismatchError, ResourceError)):
+        run(network)
+
+
+def exit_code_of(network: nn.Module) -> int:
+    """How a process of its own ends that runs the network: below zero where a signal ends it."""
+    process = os.fork()
+    if process == 0:
+        faulthandler.disable()
+        try:
+            run(network)
+        except FromageError as error:
+            os._exit(error.exit_code)
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def zeros(name: str, *shape: int) -> Json:
+    return step(name, "aten.zeros.default", [*shape])
+
+
+LSTM = [[value("h"), value("c")], [value("w"), value("u"), value("b"), value("b")]]
+CRASHING: dict[str, list[Json]] = {
+    "a recurrence of wrong shapes": [
+        *(zeros("y", 5, 0, 5, 3), zeros("h", 5, 0, 5, 1), zeros("c", 0, 0, 3)),
+        *(zeros("w", 1, 5), zeros("u", 0, 0, 0, 1), zeros("b", 0, 1)),
+        step("a", "aten.lstm.input", value("y"), LSTM[0], LSTM[1][:3], False, 3, 0.0, True, True, True),
+    ],
+    "a norm of nothing": [
+        *(zeros("v", 0, 1), zeros("g")),
+        step("a", "aten._weight_norm.default", value("v"), value("g"), 0),
+    ],
+}
+
+
+@pytest.mark.xfail(strict=True, reason="torch itself crashes on these shapes")
+@pytest.mark.parametrize("steps", CRASHING.values(), ids=CRASHING)
+def test_no_shape_ends_the_process(steps: list[Json]) -> None:
+    assert exit_code_of(of_steps(*steps, result="x")[0]) == MismatchError.exit_code
+
+
+@pytest.mark.xfail(strict=True, reason="torch reads beyond the weights of a recurrence that are too small")
+def test_a_recurrence_reads_no_other_memory() -> None:
+    network, _ = of_steps(
+        *(zeros("y", 6, 5, 4), zeros("h", 1, 6, 3), zeros("c", 1, 6, 3)),
+        *(zeros("w", 2, 1), zeros("u", 12, 3), zeros("b", 12)),
+        step("a", "aten.lstm.input", value("y"), *LSTM, True, 1, 0.0, False, False, True),
+        result="x",
+    )
+    with pytest.raises(MismatchError):
         run(network)
 
 
