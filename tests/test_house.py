@@ -36,6 +36,8 @@ WITHOUT_A_SOURCE = {
     "test_many_ranks.py",
     "test_samples.py",
     "test_words.py",
+    "bundle/test_kept_bundle.py",
+    "bundle/test_saving_on_ranks.py",
     "checkpoints/test_formats.py",
     "checkpoints/test_import_cost.py",
     "diagnostics/breakdown/test_edges.py",
@@ -79,6 +81,11 @@ CUTTING = (
     "index",
 )
 TESTED_ELSEWHERE = {
+    "bundle/contents.py": "bundle/test_command.py",
+    "bundle/render.py": "bundle/test_command.py",
+    "problem/graphs/encoding.py": "problem/graphs/test_exporting.py",
+    "problem/graphs/graph_writing.py": "problem/graphs/test_exporting.py",
+    "problem/graphs/module_calls.py": "problem/graphs/test_exporting.py",
     "diagnostics/state/discontinuities.py": "diagnostics/state/test_continuity.py",
     "diagnostics/state/words.py": "diagnostics/state/test_findings.py",
     "theory/random_draws.py": "probes/lines/test_draws.py",

@@ -3,9 +3,11 @@
 import hashlib
 import itertools
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from time import perf_counter as clock
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -26,6 +28,7 @@ from fromage_cli.problem.losses.loss_terms import Loss
 from fromage_cli.problem.losses.reported_losses import FunctionLoss
 from fromage_cli.problem.losses.summed_loss import users_function
 
+LOG = logging.getLogger("fromage_cli.bundle")
 MOST_APART = 100.0
 """Rounding errors by which loss and gradients of a graph may differ from those of the network."""
 LEAST_PART = 4
@@ -61,11 +64,15 @@ def graphs_of(network: nn.Module, loss: Loss, batch: Batch) -> Graphs:
     made = _MADE.setdefault(network, {})
     earlier = made.get(key)
     if earlier is None or (isinstance(earlier, Graphs) and earlier.fixed and earlier.described["rows"] != batch.size):
+        begin = clock()
         try:
             new = _made(network, loss, batch)
         except NotExportable as error:
             made[key] = error
             raise
+        LOG.info(
+            "made the graphs of %s in %.1f s; later bundles use them again", type(network).__name__, clock() - begin
+        )
         made[key] = replace(new, losses={})  # later weights have other losses
         return new
     if isinstance(earlier, NotExportable):

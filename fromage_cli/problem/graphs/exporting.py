@@ -63,7 +63,7 @@ def export(network: nn.Module, call: Callable[..., Any], tensors: Sequence[Tenso
 def _reason(error: Exception) -> str:
     """The first line of an exception that says something; of torch's words on rows, what they mean."""
     lines = [line.strip() for line in words_of(error).splitlines() if line.strip()]
-    if lines and lines[0].startswith("Constraints violated"):
+    if getattr(getattr(error, "error_type", None), "name", "") == "CONSTRAINT_VIOLATION":
         return "the code turns the number of rows into a plain number, as len(y) does"
     return (lines[0] if lines else type(error).__name__)[:200]
 
