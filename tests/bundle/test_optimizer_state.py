@@ -13,10 +13,8 @@ from fromage_cli import bundle
 from fromage_cli.checkpoints import OptimizerState, match_parameters, open_checkpoint
 from fromage_cli.checkpoints.optimizers.optimizer_state import as_stored
 
-
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(5, 6), nn.LayerNorm(6), nn.Linear(6, 6), nn.Linear(6, 3))
+MODEL = nn.Sequential(nn.Linear(5, 6), nn.LayerNorm(6), nn.Linear(6, 6), nn.Linear(6, 3))
+"""One for all tests, so that its graphs are made once."""
 
 
 def two_groups(model: nn.Module) -> list[dict[str, Any]]:
@@ -94,7 +92,7 @@ def settings_of(state: OptimizerState) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("steps", [0, 3])
 @pytest.mark.parametrize("kind", MAKERS)
 def test_settings_and_slots_are_those_of_a_checkpoint(tmp_path: Path, kind: str, steps: int) -> None:
-    model = network()
+    model = MODEL
     optimizer = MAKERS[kind](model)
     trained(model, optimizer, steps=steps)
     live, bundled = states(tmp_path, model, optimizer)
@@ -111,7 +109,7 @@ def test_settings_and_slots_are_those_of_a_checkpoint(tmp_path: Path, kind: str,
 
 
 def test_what_a_command_takes_from_it_is_the_same(tmp_path: Path) -> None:
-    model = network()
+    model = MODEL
     optimizer = MAKERS["two groups"](model)
     trained(model, optimizer)
     live, bundled = states(tmp_path, model, optimizer)
@@ -123,7 +121,7 @@ def test_what_a_command_takes_from_it_is_the_same(tmp_path: Path) -> None:
 
 
 def test_several_optimizers_are_groups_of_one_state(tmp_path: Path) -> None:
-    model = network()
+    model = MODEL
     groups = two_groups(model)
     optimizers: list[torch.optim.Optimizer] = [
         torch.optim.SGD(groups[0]["params"], lr=0.1, momentum=0.9),
@@ -144,5 +142,5 @@ def test_several_optimizers_are_groups_of_one_state(tmp_path: Path) -> None:
 
 def test_no_optimizer_is_none(tmp_path: Path) -> None:
     rows = {"x": torch.randn(4, 5), "y": torch.tensor([0, 1, 2, 0])}
-    bundle.save(tmp_path / "b", network(), rows, "cross-entropy", None, strict=True)
+    bundle.save(tmp_path / "b", MODEL, rows, "cross-entropy", None, strict=True)
     assert open_checkpoint(str(tmp_path / "b")).optimizer is None

@@ -70,6 +70,12 @@ def trained(steps: int = 2) -> tuple[nn.Module, torch.optim.Optimizer]:
     return model, optimizer
 
 
+@pytest.fixture(scope="module")
+def known() -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A run whose graphs are made once for several tests, none of which trains it."""
+    return trained()
+
+
 def copied(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().clone()
@@ -211,8 +217,10 @@ def test_a_compiled_network_stays_compiled(tmp_path: Path, in_place: bool) -> No
 
 @pytest.mark.parametrize("how", ["a directory that is no bundle", "a batch that is none", "a file"])
 @pytest.mark.parametrize("strict", [False, True])
-def test_what_fails_is_a_warning_and_changes_nothing(tmp_path: Path, how: str, strict: bool) -> None:
-    model, optimizer = trained()
+def test_what_fails_is_a_warning_and_changes_nothing(
+    tmp_path: Path, known: tuple[nn.Module, torch.optim.Optimizer], how: str, strict: bool
+) -> None:
+    model, optimizer = known
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
     (tmp_path / "file").write_text("keep")
@@ -253,8 +261,8 @@ def test_a_loss_that_fails_is_told(tmp_path: Path, loss: Any) -> None:
         bundle.save(tmp_path / "c", model, batch(), loss, optimizer, strict=True)
 
 
-def test_an_earlier_bundle_is_replaced_whole(tmp_path: Path) -> None:
-    model, optimizer = trained()
+def test_an_earlier_bundle_is_replaced_whole(tmp_path: Path, known: tuple[nn.Module, torch.optim.Optimizer]) -> None:
+    model, optimizer = known
     bundle.save(tmp_path / "b", model, batch(), mean_loss, optimizer, 1, strict=True)
     (tmp_path / "b" / "bundle.json").touch()
     bundle.save(tmp_path / "b", model, batch(), mean_loss, None, 2, strict=True)
