@@ -7,7 +7,9 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from time import perf_counter as clock
+from types import FunctionType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,13 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from fromage_cli.bundle.outputs_loss import OfOutputs
 from fromage_cli.problem.conditions.evaluation import Conditions, Mode
 from fromage_cli.problem.conditions.kept_state import KeptState
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.data.pytrees import map_tensors, named_tensors
 from fromage_cli.problem.graphs.encoding import NotExportable
 from fromage_cli.problem.graphs.exporting import Exported, export
-from fromage_cli.problem.graphs.network import build_network, describe_network
+from fromage_cli.problem.graphs.network import attributes_of, build_network, describe_network
 from fromage_cli.problem.graphs.program import Program
 from fromage_cli.problem.losses.call import inputs_and_targets
 from fromage_cli.problem.losses.loss_terms import Loss
@@ -31,6 +34,8 @@ from fromage_cli.problem.losses.summed_loss import users_function
 LOG = logging.getLogger("fromage_cli.bundle")
 MOST_APART = 100.0
 """Rounding errors by which loss and gradients of a graph may differ from those of the network."""
+MOST_KEPT = 4
+"""Graphs of one network that are kept for later bundles."""
 LEAST_PART = 4
 """Rows from which on a part of the batch is compared too: BatchNorm needs two rows in each part."""
 
@@ -73,6 +78,8 @@ def graphs_of(network: nn.Module, loss: Loss, batch: Batch) -> Graphs:
         LOG.info(
             "made the graphs of %s in %.1f s; later bundles use them again", type(network).__name__, clock() - begin
         )
+        while len(made) >= MOST_KEPT:
+            del made[next(iter(made))]
         made[key] = replace(new, losses={})  # later weights have other losses
         return new
     if isinstance(earlier, NotExportable):
@@ -84,12 +91,27 @@ def fingerprint(network: nn.Module, loss: Loss, batch: Batch) -> str:
     """A hash of what graphs depend on: structure, shapes, types and settings of modules, not values or attributes."""
     digest = hashlib.sha256()
     for name, module in network.named_modules(remove_duplicate=False):
-        digest.update(f"{name} {type(module).__qualname__} {module.extra_repr()}".encode())
+        settings = {key: value for key, value in attributes_of(module).items() if type(value) is not int}  # no counters
+        digest.update(f"{name} {type(module).__qualname__} {module.extra_repr()} {settings}".encode())
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {tensor.requires_grad}".encode())
     shapes = [(name, tensor.dtype, tuple(tensor.shape[1:])) for name, tensor in named_tensors(batch.data)]
-    digest.update(f"{loss.name} {id(users_function(loss))} {shapes}".encode())
+    digest.update(f"{loss.name} {_identity(users_function(loss))} {shapes}".encode())
     return digest.hexdigest()
+
+
+def _identity(function: Any) -> str:
+    """What tells one function from another: its code and what it holds, since a loop may make it anew each time."""
+    if isinstance(function, partial):
+        return f"{_identity(function.func)} {function.args!r} {function.keywords!r}"
+    if isinstance(function, OfOutputs):
+        return _identity(function.criterion)
+    if isinstance(function, nn.Module):
+        return f"{type(function).__qualname__} {function.extra_repr()} {attributes_of(function)} {vars(function)!r}"
+    if isinstance(function, FunctionType):
+        held = [cell.cell_contents for cell in function.__closure__ or ()]
+        return f"{function.__module__} {hash(function.__code__)} {function.__defaults__!r} {held!r}"
+    return repr(function)
 
 
 def _made(network: nn.Module, loss: Loss, batch: Batch) -> Graphs:
@@ -111,6 +133,9 @@ def _made(network: nn.Module, loss: Loss, batch: Batch) -> Graphs:
     on_meta = any(parameter.is_meta for parameter in network.parameters())
     tensors = [tensor.to("meta") if on_meta else tensor for _, tensor in named_tensors(given)]
     conditions = Conditions(network, function)
+    if not on_meta:
+        with conditions.comparable("eval", 0):
+            loss(network, batch)  # what the user's own code cannot do is said in its own words
     modes: list[Mode] = ["eval", "train"]
     if any(isinstance(module, _NormBase | nn.RNNBase) for module in network.modules()):
         modes.insert(1, "auto")

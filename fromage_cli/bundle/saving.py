@@ -17,6 +17,7 @@ from torch.nn import functional
 import fromage_cli
 from fromage_cli.bundle.graphs import Graphs, graphs_of
 from fromage_cli.bundle.optimizer_state import describe_optimizers
+from fromage_cli.bundle.outputs_loss import OfOutputs
 from fromage_cli.bundle.writing import Written, replacing, whole, write_tensors, write_text
 from fromage_cli.checkpoints.formats.bundle import (
     BATCH,
@@ -31,8 +32,8 @@ from fromage_cli.checkpoints.formats.bundle import (
 from fromage_cli.errors import FromageError, UsageError, words_of
 from fromage_cli.problem.data.batches import Batch, as_batch
 from fromage_cli.problem.data.pytrees import named_tensors
+from fromage_cli.problem.graphs.encoding import NotExportable
 from fromage_cli.problem.graphs.network import describe_network
-from fromage_cli.problem.losses.call import inputs_and_targets
 from fromage_cli.problem.losses.loss_terms import Loss
 from fromage_cli.problem.losses.losses import BUILT_IN_LOSSES, resolve_loss
 from fromage_cli.problem.losses.reported_losses import FunctionLoss, ModelsOwnLoss, OutputLoss
@@ -41,7 +42,6 @@ from fromage_cli.problem.losses.supervised_losses import (
     CrossEntropy,
     SquaredError,
     SupervisedLoss,
-    prediction,
 )
 from fromage_cli.problem.networks.layers import unwrapped
 
@@ -174,16 +174,15 @@ def write_bundle(directory: Path, snapshot: Snapshot, *, first: bool = True) -> 
 
 def _graphs(snapshot: Snapshot, first: bool) -> tuple[Graphs | str, Loss | None]:
     """The graphs, or why there are none; and the loss, where it could be told."""
-    spec = None
+    spec = loss_of(snapshot.loss, snapshot.live, snapshot.rows)  # a pass of all ranks where weights are shared
     try:
         if snapshot.shared and snapshot.module is None:
-            return "The weights are sharded, and no plain network was given as module=.", None
-        spec = loss_of(snapshot.loss, snapshot.live, snapshot.rows)  # a pass of all ranks where weights are shared
+            raise NotExportable("The weights are sharded, and no plain network was given as module=.", "")
         if not first:
             return "Another rank makes the graphs.", spec
         return graphs_of(snapshot.network, spec, snapshot.rows), spec
-    except FromageError as error:
-        if snapshot.warns:
+    except NotExportable as error:
+        if snapshot.warns and first:
             message = "The bundle has no graph of the network, so commands will need --model."
             warnings.warn(f"{message} {error.message}", stacklevel=2)
         return error.message, spec
@@ -237,24 +236,8 @@ def loss_of(loss: str | Callable[..., Any] | Loss, network: nn.Module, rows: Bat
         return resolve_loss(loss, network, rows)
     name = _name_of(loss, None)["name"]
     if isinstance(loss, nn.Module) or getattr(loss, "__module__", "") == functional.__name__:
-        return FunctionLoss(name, _of_outputs(loss))
+        return FunctionLoss(name, OfOutputs(loss))
     return FunctionLoss(name, loss)
-
-
-class _of_outputs:
-    """A loss of outputs and targets as a function of the network and the batch."""
-
-    def __init__(self, criterion: Callable[..., Any]) -> None:
-        self.criterion = criterion
-
-    def __call__(self, network: nn.Module, data: Any) -> Any:
-        sizes = [len(tensor) for _, tensor in named_tensors(data)]
-        positional, named, target = inputs_and_targets(network, Batch(data, sizes[0], "the batch"))
-        if not isinstance(target, Tensor):
-            raise UsageError(
-                "The batch has no target that the loss could take.", "Name it y, or give a function(model, batch)."
-            )
-        return self.criterion(prediction(network(*positional, **named)), target)
 
 
 def _name_of(loss: Any, spec: Loss | None) -> dict[str, Any]:

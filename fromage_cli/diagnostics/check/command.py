@@ -11,7 +11,7 @@ from fromage_cli.checkpoints.storage.sharing import reads_shared
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.check.forward_pass import FORWARD_PASS, answer_forward_pass
 from fromage_cli.errors import FromageError, InputError, NotFiniteError, ResourceError
-from fromage_cli.intake import checkpoint_record, declared_by, likely_problem, open_problem, short_place
+from fromage_cli.intake import checkpoint_record, declared_by, likely_problem, names_network, open_problem, short_place
 from fromage_cli.intake.sharing import problems_shared
 from fromage_cli.terminal.answer import Answer, estimate_answer
 from fromage_cli.terminal.configuration import RULES_KEY
@@ -136,7 +136,8 @@ def examine(
             error = InputError(f"No network is given. Add{likely_problem(last, declared_by(last, model.trust))}.")
         examination.miss((FORWARD_PASS, *IN_NETWORK), error, named)
         return
-    with_model: Sequence[str] = ("norms", *(("intrinsic-lr",) if named else ()))
+    at_hand = named or names_network(last, model, batch)
+    with_model: Sequence[str] = ("norms", *(("intrinsic-lr",) if at_hand else ()))
     examination.look(with_model, inputs.ask, price)
     examination.look(
         (FORWARD_PASS,),

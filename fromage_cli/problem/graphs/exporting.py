@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -77,6 +78,7 @@ def _program(whole: nn.Module, rows: Sequence[Tensor], batch: Any) -> Any:
         if name and type(module).forward is not nn.Module.forward and not isinstance(module, torch.jit.ScriptModule)
     )
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()), _quiet():
+        warnings.simplefilter("ignore")
         try:
             return torch.export.export(
                 whole, tuple(rows), dynamic_shapes=shapes, strict=False, preserve_module_call_signature=names
@@ -89,10 +91,11 @@ def _program(whole: nn.Module, rows: Sequence[Tensor], batch: Any) -> Any:
 def _quiet() -> Iterator[None]:
     """Torch's own log lines are not printed."""
     logger = logging.getLogger("torch")
-    before, logger.disabled = logger.level, False
+    before = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            yield
     finally:
         logger.setLevel(before)
 

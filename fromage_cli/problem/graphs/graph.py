@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fromage_cli.errors import InputError
-from fromage_cli.problem.graphs.operators import find_operator
+from fromage_cli.problem.graphs.operators import find_operator, require_kinds
 
 MOST_STEPS = 200_000
 """Steps of one graph: a network of a thousand layers has a tenth of that."""
@@ -66,6 +66,13 @@ _WORDS: Mapping[str, Mapping[str, Any]] = {
     "rows": {"all": Rows()},
 }
 """What words of each kind stand for."""
+KINDS = {
+    "ScalarType": torch.dtype,
+    "Layout": torch.layout,
+    "MemoryFormat": torch.memory_format,
+    "Device": Device,
+}
+"""What stands for arguments that torch would also take as numbers or texts."""
 HELD = ("parameter", "buffer", "constant")
 """Kinds of tensors that the network or the file holds."""
 _PARTS: Mapping[str, tuple[tuple[int, ...], Callable[[list[Any]], Any]]] = {
@@ -136,7 +143,7 @@ class _Reader:
         if not isinstance(described, dict) or not isinstance(described.get("inputs"), list):
             raise self.wrong("it has no inputs")
         inputs = described["inputs"]
-        if not all(isinstance(name, str) for name in inputs) or len(set(inputs)) < len(inputs):
+        if not inputs or not all(isinstance(name, str) for name in inputs) or len(set(inputs)) < len(inputs):
             raise self.wrong("its inputs are no names")
         body = self.block({"arguments": [], "named": {}, **_mapping(described.get("body"))}, set(inputs), 0)
         return Graph(tuple(inputs), body, frozenset(self.held))
@@ -173,8 +180,13 @@ class _Reader:
         if not isinstance(name, str) or not isinstance(operator, str):
             raise self.wrong("a step has no name or no operator")
         arguments, named = self.list_of(described.get("arguments"), known), self.dict_of(described.get("named"), known)
+        function = find_operator(operator)
+        try:
+            require_kinds(operator, arguments, named, KINDS)
+        except TypeError as error:
+            raise self.wrong(str(error)) from error
         known.add(name)
-        return Operation(name, operator, find_operator(operator), arguments, named)
+        return Operation(name, operator, function, arguments, named)
 
     def condition(self, described: Any) -> tuple[str, Any] | None:
         if described is None:

@@ -57,7 +57,7 @@ def describe_network(model: nn.Module) -> dict[str, Any]:
         name: {
             "class": class_name(module),
             "torch": getattr(nn, type(module).__name__, None) is type(module),
-            "attributes": _attributes(module),
+            "attributes": attributes_of(module),
             "absent": {
                 kind: [each for each, value in getattr(module, f"_{kind}").items() if value is None]
                 for kind in _HOLDERS
@@ -107,7 +107,7 @@ def _described(tensor: Tensor) -> dict[str, Any]:
     return {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
 
 
-def _attributes(module: nn.Module) -> dict[str, Any]:
+def attributes_of(module: nn.Module) -> dict[str, Any]:
     """The numbers, texts and short lists that a module holds; the counts of heads also from its configuration."""
     speaker = getattr(module, "config", None)
     of_heads = {name: getattr(speaker, name, None) for name in HEADS}
@@ -225,7 +225,8 @@ def _build_module(described: Any, name: str, wrong: Wrong) -> nn.Module:
             module.__dict__[key] = tuple(value) if isinstance(value, list) else value
     absent = described["absent"] if isinstance(described.get("absent"), dict) else {}
     for holder in _HOLDERS:
-        for key in absent.get(holder) or ():
+        names = absent.get(holder)
+        for key in names if isinstance(names, list) else ():
             if isinstance(key, str) and key.isidentifier() and not hasattr(type(module), key):
                 getattr(module, f"_{holder}")[key] = None
     return module
@@ -234,10 +235,15 @@ def _build_module(described: Any, name: str, wrong: Wrong) -> nn.Module:
 def _empty(described: Any, name: str, wrong: Wrong) -> Tensor:
     shape = described.get("shape") if isinstance(described, dict) else None
     size = 1
-    if isinstance(shape, list) and all(type(part) is int and part >= 0 for part in shape):
+    if isinstance(shape, list) and all(type(part) is int and 0 <= part <= LARGEST_NUMBER for part in shape):
         for part in shape:
             size *= part
-        if described.get("dtype") in DTYPES and size <= LARGEST_NUMBER and len(shape) <= LONGEST_LIST:
+        if (
+            isinstance(described.get("dtype"), str)
+            and described["dtype"] in DTYPES
+            and size <= LARGEST_NUMBER
+            and len(shape) <= LONGEST_LIST
+        ):
             return torch.empty(shape, dtype=DTYPES[described["dtype"]], device="meta")
     raise wrong(f"the tensor {name[:80]!r} has no shape or no type")
 
@@ -268,7 +274,7 @@ def _signature(described: Any, wrong: Wrong) -> inspect.Signature:
 
     try:
         return inspect.Signature(list(parameters()))
-    except (KeyError, TypeError, ValueError) as error:
+    except (IndexError, KeyError, TypeError, ValueError) as error:
         raise wrong("the arguments of its forward are not known") from error
 
 

@@ -3,7 +3,7 @@
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -87,27 +87,51 @@ _OPERATORS: Mapping[str, str] = {
 _ATEN = frozenset(name for names in _OPERATORS.values() for name in names.split())
 _ATEN_NAME = re.compile(r"aten\.(\w+)\.(\w+)")
 
+LARGEST_NUMBER = 1 << 63
+"""No number of a graph reaches this: torch counts in 64 bits."""
+
+
+def _of_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for numbers alone: texts and lists could grow without end, and so could powers."""
+
+    def compute(*given: Any) -> Any:
+        if not all(isinstance(number, int | float) and abs(number) < LARGEST_NUMBER for number in given):
+            raise TypeError("a function of numbers was given something else")
+        if function is operator.pow and abs(given[1]) > LARGEST_POWER:
+            raise ValueError(f"a power above {LARGEST_POWER}")
+        found = function(*given)
+        if isinstance(found, int) and abs(found) >= LARGEST_NUMBER:
+            raise ValueError("a number beyond 64 bits")
+        return found
+
+    return compute
+
+
+LARGEST_POWER = 64
+
+
+def item_of(values: Any, place: Any) -> Any:
+    """One of several values, or a part of a tensor."""
+    if not isinstance(values, list | tuple | Tensor):
+        raise TypeError(f"a {type(values).__name__} has no items")
+    return values[place]
+
+
 _PLAIN: dict[str, Callable[..., Any]] = {
+    "operator.getitem": item_of,
     **{
-        f"operator.{name}": getattr(operator, name)
+        f"operator.{name}": _of_numbers(getattr(operator, name))
         for name in (
             "add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "pow", "pos", "abs", "eq", "ne", "lt", "le", "gt",
-            "ge", "getitem", "and_", "or_", "not_", "is_", "is_not",
+            "ge", "and_", "or_", "not_",
         )
     },
-    "math.trunc": math.trunc,
-    "math.floor": math.floor,
-    "math.ceil": math.ceil,
-    "math.sqrt": math.sqrt,
-    "builtins.max": max,
-    "builtins.min": min,
-    "builtins.round": round,
-    "torch.sym_max": torch.sym_max,
-    "torch.sym_min": torch.sym_min,
-    "torch.sym_not": torch.sym_not,
-    "torch.sym_float": torch.sym_float,
-    "torch.sym_int": torch.sym_int,
-    "torch.sym_ite": torch.sym_ite,
+    **{f"math.{name}": _of_numbers(getattr(math, name)) for name in ("trunc", "floor", "ceil", "sqrt")},
+    **{f"builtins.{function.__name__}": _of_numbers(function) for function in (max, min, round)},
+    **{
+        f"torch.sym_{name}": _of_numbers(getattr(torch, f"sym_{name}"))
+        for name in ("max", "min", "not", "float", "int", "ite")
+    },
 }  # fmt: skip
 """Functions of numbers such as the size of a batch, and of lists of tensors."""
 
@@ -144,6 +168,36 @@ def _normalisation(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return normalise
 
 
+def _recurrence(name: str, gates: int) -> Callable[..., Any]:
+    """A recurrence of torch, once its weights have their shapes: torch's kernels do not look at all of them."""
+    kernel = getattr(torch.ops.aten, name).input
+
+    def recur(input: Tensor, state: Any, weights: Sequence[Tensor], *more: Any) -> Any:
+        biased, layers, _, _, both_ways, rows_first = more
+        states, directions = state if isinstance(state, list | tuple) else [state], 2 if both_ways else 1
+        hidden, rows = states[0].shape[-1], input.shape[0 if rows_first else 1]
+        if input.dim() != 3 or not layers or len(weights) != layers * directions * (4 if biased else 2):
+            raise ValueError("a recurrence with another number of weights")
+        for place, weight in enumerate(weights):
+            which = place % (4 if biased else 2)
+            first = place < directions * (4 if biased else 2)
+            width = (input.shape[-1] if first else hidden * directions) if which == 0 else hidden
+            if tuple(weight.shape) != ((gates * hidden, width) if which < 2 else (gates * hidden,)):
+                raise ValueError("a recurrence whose weights do not fit")
+        if any(tuple(each.shape) != (layers * directions, rows, hidden) for each in states):
+            raise ValueError("a recurrence whose state does not fit")
+        return kernel(input, state, weights, *more)
+
+    return recur
+
+
+def _normed(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """Weight normalisation of a weight that has entries: torch's kernel divides by their number."""
+    if not v.numel():
+        raise ValueError("weight normalisation of nothing")
+    return torch._weight_norm(v, g, dim)
+
+
 _PUBLIC: dict[str, Callable[..., Any]] = {
     "cross_entropy_loss.default": cross_entropy,
     "nll_loss_nd.default": nll,
@@ -165,11 +219,22 @@ _PUBLIC: dict[str, Callable[..., Any]] = {
     "add.Tensor": torch.add,
     "add_.Tensor": Tensor.add_,
     "sub.Tensor": torch.sub,
-    "_weight_norm.default": torch._weight_norm,
+    "_weight_norm.default": _normed,
+    "lstm.input": _recurrence("lstm", 4),
+    "gru.input": _recurrence("gru", 3),
+    "rnn_tanh.input": _recurrence("rnn_tanh", 1),
+    "rnn_relu.input": _recurrence("rnn_relu", 1),
     **{f"conv{n}d.default": getattr(torch, f"conv{n}d") for n in (1, 2, 3)},
     **{f"conv_transpose{n}d.input": getattr(torch, f"conv_transpose{n}d") for n in (1, 2, 3)},
 }
 """Those that measurements look at by the function of torch that the network's own code calls."""
+
+
+REFUSED = frozenset(
+    {"lstm.data", "gru.data", "rnn_tanh.data", "rnn_relu.data", "embedding_bag.padding_idx", "repeat_interleave.Tensor"}
+    | {"repeat_interleave.self_Tensor", "bincount.default", "native_batch_norm.default"}
+)
+"""Those that end the process on shapes that they do not look at, or whose result may have any size."""
 
 
 def find_operator(name: str) -> Callable[..., Any]:
@@ -186,12 +251,38 @@ def find_operator(name: str) -> Callable[..., Any]:
         and "out" not in match[2].split("_")
     ):
         packet = getattr(torch.ops.aten, match[1], None)
-        if packet is not None and match[2] in packet.overloads():
+        refused = f"{match[1]}.{match[2]}" in REFUSED or match[2].startswith("prim_")
+        if not refused and packet is not None and match[2] in packet.overloads() and _is_of_tensors(packet, match[2]):
             return _PUBLIC.get(f"{match[1]}.{match[2]}") or getattr(packet, match[2])
     raise UnsafeError(
         f"The graph calls {name[:80]!r}, which is not in the list of operators that a bundle may use.",
         "Nothing was run. If you made the bundle, give --model file.py:factory with it.",
     )
+
+
+def _is_of_tensors(packet: Any, overload: str) -> bool:
+    """Whether it takes or gives a tensor: others are TorchScript's own for lists and texts."""
+    schema = getattr(packet, overload)._schema
+    return any("Tensor" in str(each.type) for each in (*schema.arguments, *schema.returns))
+
+
+def require_kinds(name: str, arguments: Sequence[Any], named: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
+    """Raise TypeError where a type, a layout or a device is given as something else, such as its number.
+
+    `kinds`: what may stand for each, by what torch's schema calls it.
+    """
+    match = _ATEN_NAME.fullmatch(name)
+    if match is None:
+        return
+    schema = getattr(getattr(torch.ops.aten, match[1]), match[2])._schema
+    if len(arguments) > len(schema.arguments) or not set(named) <= {each.name for each in schema.arguments}:
+        raise TypeError(f"{name} does not take these arguments")
+    given = [*zip(schema.arguments, arguments, strict=False)]
+    given += [(each, named[each.name]) for each in schema.arguments if each.name in named]
+    for argument, value in given:
+        kind = str(argument.real_type).removeprefix("Optional[").removesuffix("]")
+        if kind in kinds and value is not None and not isinstance(value, kinds[kind]):
+            raise TypeError(f"{argument.name} of {name} is no {kind}")
 
 
 def is_allowed(name: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from fromage_cli.errors import InputError, MismatchError
 from fromage_cli.problem.data.pytrees import named_tensors
@@ -47,6 +48,10 @@ class Program:
         self.modules: dict[str, nn.Module] = {}
         self.mode = next(iter(graphs))
         self.precision, self.device, self.rows_at_hand = dtype, torch.device("cpu"), 0
+        self._running = False
+        """Whether the graph of a loss is run, within which the network is called."""
+        self._switching: list[nn.Module] = []
+        """The modules that mode `auto` leaves in training."""
         self._calls: dict[tuple[str, str], list[_Compiled]] = {}
         self._pending: tuple[_Compiled, Values] | None = None
         self._allowances = {mode: Allowance() for mode in graphs}
@@ -58,6 +63,8 @@ class Program:
         Raises InputError where a graph names a module or a tensor that it does not have.
         """
         self.modules = dict(network.named_modules(remove_duplicate=False))
+        self._switching = [each for each in self.modules.values() if isinstance(each, _NormBase | nn.RNNBase)]
+        network.register_forward_pre_hook(self.begin, with_kwargs=True)
         for mode, graph in self.graphs.items():
             for held in graph.held:
                 owner, _, leaf = self.aliases.get(held.name, held.name).rpartition(".")
@@ -72,11 +79,15 @@ class Program:
 
     def run(self, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
         """What the whole graph of the present mode returns for these arguments."""
-        self._begin()
+        self.begin(self.modules[""], arguments, named)
         body, allowance = self._bodies[self.mode], self._allowances[self.mode]
         values = body.bound(arguments, named, {})
         self._check_inputs(values)
-        found = body.run(values, self, allowance)
+        self._running = True
+        try:
+            found = body.run(values, self, allowance)
+        finally:
+            self._running = False
         allowance.passed = True
         return found
 
@@ -100,8 +111,6 @@ class Program:
         if pending is not None and pending[0].block.module == path:  # a list of modules may be run in another way
             compiled, outer = pending
             return compiled.run(compiled.bound(arguments, named, outer), self, self._allowances[self.mode])
-        if path == "":
-            self._begin()
         calls = self._calls.get((self.mode, path), [])
         if len(calls) != 1 or not set(calls[0].block.outer) <= set(calls[0].numbers):
             raise MismatchError(
@@ -113,7 +122,9 @@ class Program:
             self._check_inputs(values)
         else:
             values = calls[0].bound(arguments, named, calls[0].numbers)
-        return calls[0].run(values, self, self._allowances[self.mode])
+        found = calls[0].run(values, self, self._allowances[self.mode])
+        self._allowances[self.mode].passed |= path == ""
+        return found
 
     def step_into(
         self, compiled: "_Compiled", arguments: Sequence[Any], named: Mapping[str, Any], outer: Values
@@ -126,12 +137,11 @@ class Program:
             self._pending = None
 
     def _check_inputs(self, values: Values) -> None:
-        """Counts the rows; raises MismatchError where inputs are not as those that the graph was made with."""
+        """Raises MismatchError where inputs are not as those that the graph was made with."""
         for name, shape in zip(self.graphs[self.mode].inputs, self.inputs, strict=False):
             tensor = values.get(name)
             if not isinstance(tensor, Tensor):
                 continue
-            self.rows_at_hand = len(tensor)
             if tuple(tensor.shape[1:]) != shape:
                 raise MismatchError(
                     f"The network was saved for rows of shape {list(shape)}, and these have {list(tensor.shape[1:])}.",
@@ -143,20 +153,25 @@ class Program:
                     "Leave --micro-batch out. For another number of rows give --model file.py:factory with the bundle.",
                 )
 
-    def _begin(self) -> None:
-        """Looks at the switches of the network: its mode, its precision, its device."""
-        network = self.modules[""]
-        if network.training and "train" in self.graphs:
-            self.mode = "train"
-        elif "auto" in self.graphs and any(
-            module.training for module in self.modules.values() if isinstance(module, nn.modules.batchnorm._NormBase)
-        ):
-            self.mode = "auto"
-        else:
-            self.mode = "eval"
+    def begin(self, network: nn.Module, arguments: Sequence[Any], named: Mapping[str, Any]) -> None:
+        """Looks at the network before a pass: its mode, its precision, its device, and the number of rows.
+
+        Raises MismatchError where there is no graph for the mode.
+        """
+        by_batch = any(module.training for module in self._switching)
+        wanted = "train" if network.training else "auto" if by_batch else "eval"
+        if wanted not in self.graphs:
+            raise MismatchError(
+                f"The bundle has no graph of the network in mode {wanted}, but of {', '.join(self.graphs)}.",
+                f"Give --mode {next(iter(self.graphs))}. Or give --model file.py:factory with the bundle.",
+            )
+        self.mode = wanted
         weight = next((each for each in network.parameters() if each.is_floating_point()), None)
         if weight is not None:
             self.precision, self.device = weight.dtype, weight.device
+        if not self._running:
+            tensors = [tensor for _, tensor in named_tensors([*arguments, dict(named)]) if tensor.dim()]
+            self.rows_at_hand = len(tensors[0]) if tensors else 0
 
     def _compiled(self, block: Block, mode: str) -> "_Compiled":
         if block.module is not None and block.module not in self.modules:
@@ -213,12 +228,13 @@ class Program:
         return tensor
 
 
-DROPOUT_PLACES = {
+SETTING_PLACES = {
+    **dict.fromkeys(("batch_norm", "instance_norm"), 6),
     **dict.fromkeys(("dropout", "dropout_", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"), 1),
     "scaled_dot_product_attention": 4,
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), 5),
 }
-"""Which argument of an operator is a probability of dropout."""
+"""Which argument of an operator is a probability of dropout, or the momentum of running statistics."""
 _DAMAGED = "The file is damaged, or was not written by fromage-diag."
 
 
@@ -251,17 +267,19 @@ class _Compiled:
         """Each step, what fills its arguments, and the values that are not used behind it."""
 
     def _fillers(self, step: Operation, program: Program) -> tuple[list[Filler], dict[str, Filler]]:
-        """What fills the arguments of an operator; a probability of dropout is read from its module, as code does."""
+        """What fills the arguments of an operator; what SETTING_PLACES names is read from the module, as code does."""
         fillers = [program.filler(item) for item in step.arguments]
         named = {key: program.filler(item) for key, item in step.named.items()}
         module = program.modules.get(self.block.module) if self.block.module is not None else None
-        place = DROPOUT_PLACES.get(step.operator.split(".")[1] if "." in step.operator else "")
+        place = SETTING_PLACES.get(step.operator.split(".")[1] if "." in step.operator else "")
         if module is None or place is None:
             return fillers, named
         given = step.arguments[place] if len(step.arguments) > place else step.named.get("dropout_p")
         layer = isinstance(module, nn.modules.dropout._DropoutNd)
+        norm = isinstance(module, _NormBase)
         for attribute, value in vars(module).items():
-            if (attribute == "p" if layer else "drop" in attribute) and isinstance(value, float) and value == given:
+            meant = attribute == ("p" if layer else "momentum") if layer or norm else "drop" in attribute
+            if meant and isinstance(value, float) and value == given:
                 read = _reading(module, attribute)
                 if len(fillers) > place:
                     fillers[place] = read

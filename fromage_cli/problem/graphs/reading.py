@@ -30,7 +30,7 @@ def program_of(described: Any, constants: Mapping[str, Tensor], where: str) -> P
     network = described.get("network")
     ties = network.get("ties") if isinstance(network, dict) else None
     dtype = described.get("dtype")
-    if dtype not in DTYPES or not DTYPES[dtype].is_floating_point:
+    if not isinstance(dtype, str) or dtype not in DTYPES or not DTYPES[dtype].is_floating_point:
         raise InputError(f"{where} names no precision.", DAMAGED)
     return Program(
         {mode: read_graph(graph, f"{where} ({mode})") for mode, graph in graphs.items()},
@@ -87,7 +87,7 @@ def bundled_batch(bundle: Bundle) -> Batch:
     tensors = _tensors(bundle.path(BATCH))
     try:
         data = _arranged(bundle.manifest.get("batch"), tensors)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"The manifest of {quoted(bundle.directory)} describes no batch.", DAMAGED) from error
     return as_batch(data, str(bundle.directory))
 

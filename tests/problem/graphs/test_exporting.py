@@ -20,7 +20,8 @@ from fromage_cli.problem.conditions.evaluation import Conditions, Mode
 from fromage_cli.problem.data.batches import as_batch
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, gauss_newton, hessian
 from fromage_cli.problem.evaluation.problem import Problem
-from fromage_cli.problem.graphs.exporting import NotExportable, export
+from fromage_cli.problem.graphs.encoding import NotExportable
+from fromage_cli.problem.graphs.exporting import export
 from fromage_cli.problem.graphs.graph import read_graph
 from fromage_cli.problem.graphs.network import build_network, describe_network
 from fromage_cli.problem.graphs.program import Program
@@ -206,7 +207,7 @@ def exported(name: str, folder: Path) -> Pair:
     buffers = {key: value.clone() for key, value in live.named_buffers()}
 
     def build() -> tuple[nn.Module, Program]:
-        program = Program(graphs, torch.float32, constants, described["ties"], shapes)
+        program = Program(graphs, torch.float32, constants, aliases=described["ties"], inputs=shapes)
         built = build_network(described, program, buffers, "the network")
         load_weights(built, open_checkpoint(str(folder / "w.safetensors")))
         return built, program

@@ -59,7 +59,7 @@ def run(described: Json, whole: Json) -> Any:
     network = described.get("network")
     ties = network.get("ties") if isinstance(network, dict) else None
     aliases = {str(alias): str(name) for alias, name in ties.items()} if isinstance(ties, dict) else {}
-    program = Program({"eval": graph}, torch.float32, whole["constants"], aliases, [(3,)])
+    program = Program({"eval": graph}, torch.float32, whole["constants"], aliases=aliases, inputs=[(3,)])
     built = build_network(network, program, whole["buffers"], "the network").to_empty(device="cpu")
     with torch.no_grad():
         for tensor in (*built.parameters(), *built.buffers()):

@@ -40,7 +40,7 @@ class Attention(nn.Module):
 
 
 def program() -> Program:
-    return Program({"eval": read_graph(NOTHING, "the graph")}, torch.float32, {}, {})
+    return Program({"eval": read_graph(NOTHING, "the graph")}, torch.float32, {}, aliases={})
 
 
 def built(described: Json, buffers: dict[str, torch.Tensor] | None = None) -> nn.Module:

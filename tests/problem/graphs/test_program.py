@@ -35,7 +35,7 @@ def of_steps(*steps: Json, rows: int | None = None, result: str = "") -> tuple[n
     body["result"] = value(result or (steps[-1]["name"] if steps else "x"))
     whole = {"arguments": [value("x")], "named": {}, "steps": [body], "result": body["result"]}
     graphs = {"eval": read_graph(json.loads(json.dumps({"inputs": ["x"], "body": whole})), "the graph")}
-    program = Program(graphs, torch.float32, {}, {}, [(4,)], rows)
+    program = Program(graphs, torch.float32, {}, aliases={}, inputs=[(4,)], rows=rows)
     network = nn.Linear(4, 4)
     described = json.loads(json.dumps(describe_network(network)))
     built = build_network(described, program, {}, "the file").to_empty(device="cpu")
@@ -276,7 +276,7 @@ def stacked() -> tuple[nn.Module, nn.Module]:
     live = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.Tanh()), nn.Linear(4, 2)).eval()
     found = export(live, lambda model, x: model(x), [torch.randn(3, 4)])
     graph = read_graph(json.loads(json.dumps(found.graph)), "the graph")
-    program = Program({"eval": graph}, torch.float32, {}, {}, [(4,)])
+    program = Program({"eval": graph}, torch.float32, {}, aliases={}, inputs=[(4,)])
     built = build_network(json.loads(json.dumps(describe_network(live))), program, {}, "the file")
     built.to_empty(device="cpu").load_state_dict(live.state_dict())
     return live, built.eval()
@@ -314,7 +314,7 @@ def test_a_module_that_is_called_twice_is_not_called_by_itself() -> None:
 
     live = Twice().eval()
     found = export(live, lambda model, x: model(x), [torch.randn(3, 4)])
-    program = Program({"eval": read_graph(found.graph, "the graph")}, torch.float32, {}, {}, [(4,)])
+    program = Program({"eval": read_graph(found.graph, "the graph")}, torch.float32, {}, aliases={}, inputs=[(4,)])
     built = build_network(describe_network(live), program, {}, "the file").to_empty(device="cpu").eval()
     with pytest.raises(MismatchError, match="cannot be called by itself"):
         built.layer(torch.ones(3, 4))
