@@ -82,6 +82,7 @@ CUTTING = (
 )
 TESTED_ELSEWHERE = {
     "bundle/contents.py": "bundle/test_command.py",
+    "bundle/outputs_loss.py": "bundle/test_saving.py",
     "bundle/render.py": "bundle/test_command.py",
     "problem/graphs/encoding.py": "problem/graphs/test_exporting.py",
     "problem/graphs/graph_writing.py": "problem/graphs/test_exporting.py",

@@ -250,7 +250,6 @@ def test_a_loss_that_fails_changes_nothing(tmp_path: Path, loss: Any) -> None:
         bundle.save(tmp_path / "b", model, batch(), loss, optimizer)
 
 
-@pytest.mark.xfail(strict=True, reason="where the loss fails, a bundle without a graph is written, and nothing said")
 @pytest.mark.parametrize("loss", FAILING.values(), ids=FAILING)
 def test_a_loss_that_fails_is_told(tmp_path: Path, loss: Any) -> None:
     model, optimizer = trained()
@@ -311,7 +310,6 @@ def of_states(model: nn.Module, rows: dict[str, Tensor]) -> Tensor:
     return model(rows["x"])[0].square().mean()
 
 
-@pytest.mark.xfail(strict=True, reason="torch.export warns of the weights of a recurrent network")
 def test_nothing_is_said_of_a_recurrent_network(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     model = nn.LSTM(4, 3, 2, batch_first=True, dropout=0.2)
     with warnings.catch_warnings(record=True) as seen:

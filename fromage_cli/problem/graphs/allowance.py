@@ -53,7 +53,7 @@ class Allowance:
         if self._made <= HARMLESS:
             return
         self._made, free = 0, available_memory()
-        if free is not None and size + HARMLESS > free:
+        if free is not None and size > free - (HARMLESS if size <= HARMLESS else 0):  # small ones add up
             raise ResourceError(
                 f"The graph's operator {name} would make {size:.3g} bytes, and {free:.3g} are free.",
                 "Give --micro-batch N. If the bundle is not your own, its graph may be made to fill the memory.",

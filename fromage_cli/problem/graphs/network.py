@@ -225,8 +225,10 @@ def _build_module(described: Any, name: str, wrong: Wrong) -> nn.Module:
             module.__dict__[key] = tuple(value) if isinstance(value, list) else value
     absent = described["absent"] if isinstance(described.get("absent"), dict) else {}
     for holder in _HOLDERS:
-        names = absent.get(holder)
-        for key in names if isinstance(names, list) else ():
+        names = absent.get(holder) or []
+        if not isinstance(names, list):
+            raise wrong(f"what the module {name[:80]!r} lacks is no list")
+        for key in names:
             if isinstance(key, str) and key.isidentifier() and not hasattr(type(module), key):
                 getattr(module, f"_{holder}")[key] = None
     return module

@@ -198,12 +198,20 @@ def _normed(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     return torch._weight_norm(v, g, dim)
 
 
+def _one_hot(target: Tensor, classes: int) -> Tensor:
+    """One of so many classes; their number is not taken from the values."""
+    if classes < 1:
+        raise ValueError("one_hot without a number of classes")
+    return functional.one_hot(target, classes)
+
+
 _PUBLIC: dict[str, Callable[..., Any]] = {
     "cross_entropy_loss.default": cross_entropy,
     "nll_loss_nd.default": nll,
     "mse_loss.default": mse,
     "scaled_dot_product_attention.default": functional.scaled_dot_product_attention,
     "linear.default": functional.linear,
+    "one_hot.default": _one_hot,
     "relu.default": torch.relu,
     "relu_.default": torch.relu_,
     "hardtanh.default": functional.hardtanh,

