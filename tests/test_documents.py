@@ -177,6 +177,17 @@ def test_scripts_that_are_shown_can_be_read(page: Path) -> None:
         assert read.returncode == 0, read.stderr
 
 
+def test_the_example_of_the_readme_is_short_and_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (script,) = blocks(ROOT / "README.md", "python")
+    assert len(script.splitlines()) <= 8
+    exec(compile(script, "README.md", "exec"), {})
+    assert (tmp_path / "my-bundle" / "bundle.json").is_file()
+    assert "How far one step may move each matrix" in capsys.readouterr().out
+
+
 def test_the_page_of_python_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """But for callbacks of a library that is not installed; the first block is short."""
     monkeypatch.chdir(tmp_path)
