@@ -20,7 +20,7 @@ class OfOutputs:
 
     def __call__(self, network: nn.Module, data: Any) -> Any:
         """The loss of the network's outputs; raises UsageError where the batch has no target."""
-        sizes = [len(tensor) for _, tensor in named_tensors(data)]
+        sizes = [tensor.shape[0] for _, tensor in named_tensors(data)]  # no plain number: a graph is made of it
         positional, named, target = inputs_and_targets(network, Batch(data, sizes[0], "the batch"))
         if not isinstance(target, Tensor):
             raise UsageError(

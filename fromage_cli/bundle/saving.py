@@ -250,7 +250,8 @@ def _name_of(loss: Any, spec: Loss | None) -> dict[str, Any]:
         return {"name": loss.name, "spec": None}
     kind = type(loss).__name__ if isinstance(loss, nn.Module) else getattr(loss, "__qualname__", type(loss).__name__)
     source = inspect.getmodule(loss)
-    return {"name": f"{kind} of {source.__name__}" if source is not None else str(kind), "spec": None}
+    own = source is not None and source.__name__.partition(".")[0] != "torch"
+    return {"name": f"{kind} of {source.__name__}" if source is not None and own else str(kind), "spec": None}
 
 
 def _arrangement(data: Any) -> Any:

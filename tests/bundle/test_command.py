@@ -114,6 +114,16 @@ def test_a_bundle_without_a_graph_names_the_class_and_the_reason(call: Call, tmp
     assert code == 5 and "holds no graph of the network" in err and "Chooses" in err and "Traceback" not in err
 
 
+def test_a_loss_of_torch_with_settings_takes_any_rows(call: Call, tmp_path: Path) -> None:
+    criterion, network = nn.CrossEntropyLoss(label_smoothing=0.1), nn.Linear(4, 3)
+    rows = torch.randn(6, 4), torch.randint(3, (6,))
+    bundle.save(tmp_path / "b", network, rows, criterion, strict=True)
+    result = json.loads(call("bundle", "info", "b", "--json")[1])["result"]
+    assert (result["fixed_rows"], result["loss"]) == (None, "CrossEntropyLoss")
+    answer = json.loads(call("breakdown", "b", "--micro-batch", "2", "--json")[1])["result"]
+    assert answer["loss"] == pytest.approx(float(criterion(network(rows[0]), rows[1])), rel=1e-6)
+
+
 def test_rows_that_became_a_plain_number_are_said(call: Call, tmp_path: Path) -> None:
     def loss(network: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return network(batch["x"]).square().sum() / len(batch["x"])
