@@ -103,15 +103,18 @@ def fingerprint(network: nn.Module, loss: Loss, batch: Batch) -> str:
 def _identity(function: Any) -> str:
     """What tells one function from another: its code and what it holds, since a loop may make it anew each time."""
     if isinstance(function, partial):
-        return f"{_identity(function.func)} {function.args!r} {function.keywords!r}"
+        return " ".join(map(_identity, (function.func, *function.args, *function.keywords.items())))
     if isinstance(function, OfOutputs):
         return _identity(function.criterion)
-    if isinstance(function, nn.Module):
-        return f"{type(function).__qualname__} {function.extra_repr()} {attributes_of(function)} {vars(function)!r}"
     if isinstance(function, FunctionType):
-        held = [cell.cell_contents for cell in function.__closure__ or ()]
-        return f"{function.__module__} {hash(function.__code__)} {function.__defaults__!r} {held!r}"
-    return repr(function)
+        held = [*(cell.cell_contents for cell in function.__closure__ or ()), *(function.__defaults__ or ())]
+        return " ".join([function.__module__, str(hash(function.__code__)), *map(_identity, held)])
+    if isinstance(function, tuple | list):
+        return " ".join(map(_identity, function))
+    if function is None or isinstance(function, bool | int | float | str):
+        return repr(function)
+    settings = f" {attributes_of(function)}" if isinstance(function, nn.Module) else ""
+    return f"{type(function).__qualname__} {id(function)}{settings}"
 
 
 def _made(network: nn.Module, loss: Loss, batch: Batch) -> Graphs:
