@@ -4,9 +4,10 @@ import inspect
 import json
 import platform
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,22 +133,57 @@ def write_bundle(directory: Path, snapshot: Snapshot, *, first: bool = True) -> 
     graphs, spec = _graphs(snapshot, first)
     weights, kept = tensors_of(snapshot.live, described)
     state, slots = describe_optimizers(snapshot.live, snapshot.optimizer) if snapshot.optimizer else (None, [])
-    if not first:
-        for tensors in (weights, slots, kept):
-            write_tensors(None, tensors, {})
-        return None
-    files: dict[str, str] = {}
+    with in_turn(weights, slots, kept) as (weights, slots, kept):
+        if first:
+            _write_files(directory, snapshot, graphs, (weights, slots, kept), {
+                "network": described["modules"][""]["class"],
+                "batch": arrangement,
+                "loss": _name_of(snapshot.loss, spec),
+                "optimizer": state,
+            })  # fmt: skip
+    return directory if first else None
+
+
+@contextmanager
+def in_turn(*groups: Sequence[Written]) -> Iterator[list[list[Written]]]:
+    """The same tensors; those that were not read when the block ends, however it does, are read then.
+
+    To read a tensor that is spread takes all ranks, which would wait for one that stopped.
+    """
+    read = 0
+
+    def counted(get: Callable[[], Tensor]) -> Tensor:
+        nonlocal read
+        read += 1
+        return get()
+
+    try:
+        yield [[replace(one, get=partial(counted, one.get)) for one in group] for group in groups]
+    finally:
+        for one in [one for group in groups for one in group][read:]:
+            one.get()
+
+
+def _write_files(
+    directory: Path,
+    snapshot: Snapshot,
+    graphs: Graphs | str,
+    tensors: tuple[list[Written], list[Written], list[Written]],
+    described: Mapping[str, Any],
+) -> None:
+    """Writes all files, the manifest last; `tensors`: the weights, the optimizer's, and buffers no checkpoint keeps."""
+    (weights, slots, kept), files = tensors, {}
     with replacing(directory) as place:
         metadata = {"step": str(snapshot.step)} if snapshot.step is not None else {}
         files[WEIGHTS] = write_tensors(place / WEIGHTS, weights, metadata)
         if slots:
             files[OPTIMIZER] = write_tensors(place / OPTIMIZER, slots, {})
-        tensors = [whole(f"{number}", tensor) for number, (_, tensor) in enumerate(named_tensors(snapshot.rows.data))]
-        files[BATCH] = write_tensors(place / BATCH, tensors, {})
         if isinstance(graphs, Graphs):
             constants = [whole(f"constant.{name}", tensor) for name, tensor in graphs.constants.items()]
-            files[CONSTANTS] = write_tensors(place / CONSTANTS, [*constants, *kept], {})
+            files[CONSTANTS] = write_tensors(place / CONSTANTS, [*kept, *constants], {})
             files[GRAPHS] = write_text(place / GRAPHS, json.dumps(graphs.described, separators=(",", ":")))
+        rows = [whole(f"{number}", tensor) for number, (_, tensor) in enumerate(named_tensors(snapshot.rows.data))]
+        files[BATCH] = write_tensors(place / BATCH, rows, {})
         kind = type(snapshot.live)
         manifest = {
             "format": FORMAT,
@@ -158,18 +194,14 @@ def write_bundle(directory: Path, snapshot: Snapshot, *, first: bool = True) -> 
                 "python": platform.python_version(),
             },
             "step": snapshot.step,
-            "network": described["modules"][""]["class"],
             "factory": snapshot.factory or f"{kind.__module__}:{kind.__qualname__}",
-            "batch": arrangement,
             "rows": snapshot.rows.size,
-            "loss": _name_of(snapshot.loss, spec),
             "autocast": snapshot.autocast,
-            "optimizer": state,
+            **described,
             "graph": _about(graphs),
             "files": files,
         }
         write_text(place / MANIFEST, json.dumps(manifest, indent=1))
-    return directory
 
 
 def _graphs(snapshot: Snapshot, first: bool) -> tuple[Graphs | str, Loss | None]:

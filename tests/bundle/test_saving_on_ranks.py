@@ -1,5 +1,6 @@
 """Saving under several ranks: shared weights are gathered one tensor at a time, and the run goes on as without."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,3 +96,25 @@ def test_a_bundle_of_two_ranks_is_that_of_the_first(
         assert torch.equal(gradient, alone.base.gradients[name]), name
     state = intake.checkpoint.optimizer if intake.checkpoint is not None else None
     assert state is not None and (state.kind, state.steps) == ("adamw", 4)
+
+
+def failed(place: Path) -> list[str]:
+    """What a run says whose first rank cannot write, and goes on."""
+    torch.manual_seed(0)
+    model, named = sharded(Network())
+    optimizer, own = torch.optim.AdamW(model.parameters(), lr=1e-2), rows(torch.distributed.get_rank())
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            loss(model, own).backward()
+            optimizer.step()
+            bundle.save(place, model, own, loss, optimizer, **named)
+    return [str(one.message) for one in told if "was not saved" in str(one.message)]
+
+
+def test_a_rank_that_cannot_write_keeps_no_other_waiting(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "thesis.tex").write_text("years of work", encoding="utf-8")
+    first, second = run_ranks(2, failed, tmp_path / "b", limit=60.0)
+    assert len(first) == 2 and all("is no bundle, so nothing was written" in words for words in first)
+    assert second == []
