@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fromage_cli.terminal.html import html_page
+from fromage_cli.terminal.notebook_page import html_page
 from fromage_cli.terminal.show import page
 
 if TYPE_CHECKING:

@@ -80,7 +80,7 @@ def test_what_a_factory_gets_wrong_is_said(file: str, name: str, arguments: dict
 
 @pytest.mark.parametrize("spec", ["perceptron", "hf-model", "networks.py"])
 def test_an_unknown_form_is_refused_with_those_that_exist(spec: str) -> None:
-    with pytest.raises(UsageError, match=r"expected auto, hf, pkg.module:factory or path/file.py:factory"):
+    with pytest.raises(UsageError, match=r"expected auto, hf, a bundle, pkg.module:factory or path/file.py:factory"):
         build_model(spec, {}, None, Declared())
 
 

@@ -5,7 +5,7 @@ from rich.text import Text
 
 from fromage_cli.findings import Finding
 from fromage_cli.terminal.answer import Answer, PageStyle
-from fromage_cli.terminal.html import COLUMNS, html_page
+from fromage_cli.terminal.notebook_page import COLUMNS, html_page
 from fromage_cli.terminal.show import page
 
 
