@@ -29,9 +29,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
     spreads = config.pluginmanager.hasplugin("xdist") and not hasattr(config, "workerinput")
     if whole and spreads and config.option.numprocesses is None:
-        processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        config.option.numprocesses = min(processors + 1, MOST_WORKERS)  # half of the time tests wait for other programs
-        config.option.dist = "worksteal"
+        config.option.numprocesses, config.option.maxprocesses, config.option.dist = "auto", MOST_WORKERS, "worksteal"
 
 
 @pytest.fixture(autouse=True, scope="session")

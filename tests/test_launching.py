@@ -80,14 +80,9 @@ def numbers(value: object, name: str = "") -> Iterator[tuple[str, float]]:
         yield name, value
 
 
-@pytest.mark.parametrize(
-    "command",
-    [["breakdown", "--eta", "1e-3:1e-2:2"], ["sharpness", "--simulate", "1", "--tolerance", "0.5"]],
-    ids=["breakdown", "sharpness"],
-)
-def test_the_estimate_of_a_rank_that_holds_its_rows_is_near_its_peak(command: list[str]) -> None:
+def test_the_estimate_of_a_rank_that_holds_its_rows_is_near_its_peak() -> None:
     sample = [str(SAMPLES / "char-gpt"), "--model", f"{SAMPLES / 'models.py'}:char_gpt"]
-    words = [*command, *sample, "--nproc", "2", "--shard", "--json"]
+    words = ["breakdown", "--eta", "1e-3:1e-2:2", *sample, "--nproc", "2", "--shard", "--json"]
     told, taken = (json.loads(run(*words, *more).stdout) for more in (["--estimate"], []))
     assert told["result"]["estimate"]["bytes"] == pytest.approx(taken["tool"]["peak_memory"], rel=0.3)
 

@@ -100,7 +100,7 @@ def plan() -> Iterator[ModuleType]:
         yield importlib.import_module("scaling_plan")
 
 
-@pytest.mark.parametrize(("layers", "width", "tokens", "length"), [(4, 256, 256, 64), (2, 512, 2048, 128)])
+@pytest.mark.parametrize(("layers", "width", "tokens", "length"), [(4, 256, 256, 64)])
 def test_memory_and_traffic_of_a_rank_are_those_of_the_plan(
     plan: ModuleType, layers: int, width: int, tokens: int, length: int
 ) -> None:

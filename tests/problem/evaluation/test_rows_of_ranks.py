@@ -60,10 +60,6 @@ def test_a_sharded_network_that_chooses_layers_by_its_rows_is_refused_on_every_r
     )
 
 
-def test_sixty_four_ranks_share_many_rows_and_few() -> None:
-    require_numbers_of_one_process(64, "tied", limit=240.0)
-
-
 def test_six_ranks_share_weights_of_which_some_have_fewer_rows() -> None:
     require_numbers_of_one_process(6, "uneven", sharded=True, limit=240.0)
 
