@@ -1,7 +1,8 @@
 """`fromage-diag bundle`."""
 
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -10,6 +11,7 @@ from fromage_cli.intake import open_problem
 from fromage_cli.terminal.answer import Answer, Table, records, summary
 from fromage_cli.terminal.options import BatchOptions, ModelOptions, OutputOptions, RunOptions, diagnostic
 from fromage_cli.terminal.progress import progress
+from fromage_cli.terminal.session import typed
 
 if TYPE_CHECKING:
     from fromage_cli.bundle.contents import BundleContents
@@ -37,8 +39,22 @@ def command(
         )
         raise UsageError(f"{words}.", f"For example: fromage-diag {example}.")
     if into is None:
+        refuse_typed("info", "It reads the bundle alone.", ModelOptions, BatchOptions)
         return _info(Path(path), run, check)
+    if check:
+        raise UsageError("bundle create takes no --check.", f"Then run: fromage-diag bundle info {into} --check.")
+    if batch.batches > 1:
+        raise UsageError(f"A bundle keeps one batch, and --batches is {batch.batches}.", "Leave --batches out.")
+    if typed("mode"):
+        raise UsageError("bundle create takes no --mode: a bundle has a graph for each.", "Leave --mode out.")
     return _create(path, into, model, batch, run)
+
+
+def refuse_typed(action: str, why: str, *groups: type[Any]) -> None:
+    """Raise UsageError where one of these options stands on the command line: it would do nothing."""
+    for name in [entry.name for group in groups for entry in fields(group)]:
+        if typed(name):
+            raise UsageError(f"bundle {action} takes no --{name.replace('_', '-')}. {why}", "Leave it out.")
 
 
 def _create(path: str, into: Path, model: ModelOptions, batch: BatchOptions, run: RunOptions) -> Answer:
@@ -97,7 +113,8 @@ def _contents(path: Path, run: RunOptions | None) -> "BundleContents":
 
 
 def _answer(path: Path, contents: "BundleContents") -> Answer:
-    from fromage_cli.bundle.render import judge, render
+    from fromage_cli.bundle.findings import judge
+    from fromage_cli.bundle.render import render
 
     def headline() -> Table:
         return summary([("rows", contents.rows, "rows"), ("bytes", sum(one.bytes for one in contents.files), "bytes")])

@@ -74,10 +74,12 @@ class BundleContents:
 
 
 NOT_ASKED = Missing(Why.NOT_ASKED, "give --check to run the graph")
+CHANGED = Missing(Why.NOT_DEFINED, "a file of the bundle was changed")
 
 
 def look_into(bundle: Bundle, optimizer: str | None, evaluate: Callable[[str], float] | None = None) -> BundleContents:
     """Read what a bundle holds; `evaluate` gives the loss of its batch in a mode, where it is to be checked.
+    Of a bundle with a changed file nothing is run.
 
     Raises InputError where the manifest is damaged.
     """
@@ -85,7 +87,8 @@ def look_into(bundle: Bundle, optimizer: str | None, evaluate: Callable[[str], f
     graph = _mapping(manifest.get("graph"))
     loss, losses = _mapping(manifest.get("loss")), _mapping(graph.get("losses"))
     modes = tuple(str(mode) for mode in graph.get("modes") or () if mode in ("eval", "auto", "train"))
-    step = manifest.get("step")
+    step, files = manifest.get("step"), tuple(_file(bundle, name) for name in manifest["files"])
+    intact = all(file.intact for file in files)
     return BundleContents(
         path=str(bundle.directory),
         network=_text(manifest.get("network")),
@@ -101,11 +104,13 @@ def look_into(bundle: Bundle, optimizer: str | None, evaluate: Callable[[str], f
         autocast=_said(manifest.get("autocast"), "autocast was off"),
         written_by={_text(name): _text(version) for name, version in _mapping(manifest.get("written_by")).items()},
         losses=tuple(
-            SavedLoss(mode, float(losses[mode]), NOT_ASKED if evaluate is None else evaluate(mode))
+            SavedLoss(
+                mode, float(losses[mode]), NOT_ASKED if evaluate is None else evaluate(mode) if intact else CHANGED
+            )
             for mode in modes
             if isinstance(losses.get(mode), float)
         ),
-        files=tuple(_file(bundle, name) for name in manifest["files"]),
+        files=files,
     )
 
 

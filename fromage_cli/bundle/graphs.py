@@ -1,7 +1,6 @@
 """Graphs of a network and its loss, made once a process and compared with the live network."""
 
 import hashlib
-import itertools
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,10 +21,11 @@ from fromage_cli.problem.conditions.evaluation import Conditions, Mode
 from fromage_cli.problem.conditions.kept_state import KeptState
 from fromage_cli.problem.data.batches import Batch
 from fromage_cli.problem.data.pytrees import map_tensors, named_tensors
-from fromage_cli.problem.graphs.encoding import NotExportable
+from fromage_cli.problem.graphs.encoding import NotExportable, arranged
 from fromage_cli.problem.graphs.exporting import Exported, export
 from fromage_cli.problem.graphs.network import attributes_of, build_network, describe_network
 from fromage_cli.problem.graphs.program import Program
+from fromage_cli.problem.graphs.reading import program_of
 from fromage_cli.problem.losses.call import inputs_and_targets
 from fromage_cli.problem.losses.loss_terms import Loss
 from fromage_cli.problem.losses.reported_losses import FunctionLoss
@@ -88,7 +88,10 @@ def graphs_of(network: nn.Module, loss: Loss, batch: Batch) -> Graphs:
 
 
 def fingerprint(network: nn.Module, loss: Loss, batch: Batch) -> str:
-    """A hash of what graphs depend on: structure, shapes, types and settings of modules, not values or attributes."""
+    """A hash of what graphs depend on: structure, shapes, types, settings of modules and the code of the loss.
+
+    Values of tensors do not count, nor do whole numbers in attributes, which are often counters.
+    """
     digest = hashlib.sha256()
     for name, module in network.named_modules(remove_duplicate=False):
         settings = {key: value for key, value in attributes_of(module).items() if type(value) is not int}  # no counters
@@ -122,9 +125,9 @@ def _made(network: nn.Module, loss: Loss, batch: Batch) -> Graphs:
     if function is None:
         positional, named, _ = inputs_and_targets(network, batch)
         given: Any = (tuple(positional), dict(named))
-        places = itertools.count()
-        listed = [_places(each, places) for each in positional]
-        arguments: Any = listed, {key: _places(each, places) for key, each in named.items()}
+        found: list[Tensor] = []
+        listed = [arranged(each, found) for each in positional]
+        arguments: Any = listed, {key: arranged(each, found) for key, each in named.items()}
     else:
         given, arguments = batch.data, None
 
@@ -138,17 +141,21 @@ def _made(network: nn.Module, loss: Loss, batch: Batch) -> Graphs:
     conditions = Conditions(network, function)
     if not on_meta:
         with conditions.comparable("eval", 0):
-            loss(network, batch)  # what the user's own code cannot do is said in its own words
+            conditions.without_graph(
+                partial(loss, network, batch)
+            )  # what the user's own code cannot do is said in its own words
     modes: list[Mode] = ["eval", "train"]
     if any(isinstance(module, _NormBase | nn.RNNBase) for module in network.modules()):
         modes.insert(1, "auto")
     exported: dict[str, Exported] = {}
+    constants: dict[str, Tensor] = {}
     left_out: dict[str, str] = {}
     for mode in modes:
         kept = KeptState(conditions.stateful)
         try:
             with conditions.steady(mode), torch.enable_grad():
-                exported[mode] = export(network, call, tensors, arguments)
+                exported[mode] = export(network, call, tensors, arguments, constants)
+            constants |= exported[mode].constants
         except NotExportable as error:
             left_out[mode] = error.message
         finally:
@@ -166,24 +173,12 @@ def _made(network: nn.Module, loss: Loss, batch: Batch) -> Graphs:
         ],
         "rows": batch.size if any(one.fixed for one in exported.values()) else None,
     }
-    constants = {name: tensor for one in exported.values() for name, tensor in one.constants.items()}
     fixed = next((one.fixed for one in exported.values() if one.fixed), "")
     described = json.loads(json.dumps(described))  # as it is read again
     made = Graphs(described, constants, fixed, left_out)
-    if any(parameter.is_meta for parameter in network.parameters()):
+    if on_meta:
         return made  # its values are elsewhere, so that nothing can be compared
     return replace(made, losses={mode: _compared(network, loss, batch, made, mode) for mode in exported})
-
-
-def _places(value: Any, count: Iterator[int]) -> Any:
-    """How arguments are arranged, with the place of each tensor."""
-    if isinstance(value, Tensor):
-        return {"place": next(count)}
-    if isinstance(value, Mapping):
-        return {"dict": {str(key): _places(item, count) for key, item in value.items()}}
-    if isinstance(value, list | tuple):
-        return {"tuple" if isinstance(value, tuple) else "list": [_places(item, count) for item in value]}
-    return value if value is None or isinstance(value, bool | int | float | str) else None
 
 
 def _compared(network: nn.Module, loss: Loss, batch: Batch, made: Graphs, mode: str) -> float:
@@ -231,8 +226,6 @@ class LiveGraph:
 
 def live_network(network: nn.Module, described: Mapping[str, Any], constants: Mapping[str, Tensor]) -> LiveGraph:
     """The graphs on the live network's own tensors, which are shared and not copied."""
-    from fromage_cli.problem.graphs.reading import program_of
-
     program = program_of(described, constants, "the graph")
     buffers = dict(network.named_buffers(remove_duplicate=False))
     built = build_network(described["network"], program, buffers, "the graph")

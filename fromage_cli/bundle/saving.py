@@ -4,9 +4,9 @@ import inspect
 import json
 import platform
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import fromage_cli
 from fromage_cli.bundle.graphs import Graphs, graphs_of
 from fromage_cli.bundle.optimizer_state import describe_optimizers
 from fromage_cli.bundle.outputs_loss import OfOutputs
+from fromage_cli.bundle.shared_weights import all_or_none, in_turn, is_shared
 from fromage_cli.bundle.writing import Written, replacing, whole, write_tensors, write_text
 from fromage_cli.checkpoints.formats.bundle import (
     BATCH,
@@ -87,11 +88,6 @@ class Snapshot:
         """The network that a graph is made of."""
         return self.live if self.module is None else self.module
 
-    @property
-    def shared(self) -> bool:
-        """Whether ranks hold parts of its weights."""
-        return any(hasattr(parameter, "full_tensor") for parameter in self.live.parameters())
-
 
 def save_from_loop(
     directory: Path, model: nn.Module, batch: Any, loss: str | Callable[..., Any], *, strict: bool, **further: Any
@@ -101,9 +97,12 @@ def save_from_loop(
     try:
         with torch.inference_mode(False), _in_full_precision():
             live, word = unwrapped(model), None if narrow is None else str(narrow).removeprefix("torch.")
-            snapshot = Snapshot(live, as_batch(batch, "the training loop"), loss, autocast=word, warns=True, **further)
-            first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
-            return write_bundle(directory, snapshot, first=first) if first or snapshot.shared else None
+            shared, first = is_shared(live), not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+            if not first and not shared:
+                return None
+            rows = all_or_none(shared, partial(as_batch, batch, "the training loop"))
+            snapshot = Snapshot(live, rows, loss, autocast=word, warns=True, **further)
+            return write_bundle(directory, snapshot, first=first)
     except Exception as error:  # whatever it is, the training run matters more
         if strict:
             raise
@@ -129,8 +128,10 @@ def write_bundle(directory: Path, snapshot: Snapshot, *, first: bool = True) -> 
     Without a graph everything else is still written, with the reason. Raises InputError where the directory cannot be
     written. Raises UsageError for a batch of other things than tensors, numbers and texts.
     """
-    described, arrangement = describe_network(snapshot.network), _arrangement(snapshot.rows.data)
-    graphs, spec = _graphs(snapshot, first)
+    shared = is_shared(snapshot.live)
+    described = describe_network(snapshot.network)
+    arrangement = all_or_none(shared, partial(_arrangement, snapshot.rows.data))
+    graphs, spec = all_or_none(shared, partial(_graphs, snapshot, first))
     weights, kept = tensors_of(snapshot.live, described)
     state, slots = describe_optimizers(snapshot.live, snapshot.optimizer) if snapshot.optimizer else (None, [])
     with in_turn(weights, slots, kept) as (weights, slots, kept):
@@ -142,26 +143,6 @@ def write_bundle(directory: Path, snapshot: Snapshot, *, first: bool = True) -> 
                 "optimizer": state,
             })  # fmt: skip
     return directory if first else None
-
-
-@contextmanager
-def in_turn(*groups: Sequence[Written]) -> Iterator[list[list[Written]]]:
-    """The same tensors; those that were not read when the block ends, however it does, are read then.
-
-    To read a tensor that is spread takes all ranks, which would wait for one that stopped.
-    """
-    read = 0
-
-    def counted(get: Callable[[], Tensor]) -> Tensor:
-        nonlocal read
-        read += 1
-        return get()
-
-    try:
-        yield [[replace(one, get=partial(counted, one.get)) for one in group] for group in groups]
-    finally:
-        for one in [one for group in groups for one in group][read:]:
-            one.get()
 
 
 def _write_files(
@@ -208,7 +189,7 @@ def _graphs(snapshot: Snapshot, first: bool) -> tuple[Graphs | str, Loss | None]
     """The graphs, or why there are none; and the loss, where it could be told."""
     spec = loss_of(snapshot.loss, snapshot.live, snapshot.rows)  # a pass of all ranks where weights are shared
     try:
-        if snapshot.shared and snapshot.module is None:
+        if is_shared(snapshot.live) and snapshot.module is None:
             raise NotExportable("The weights are sharded, and no plain network was given as module=.", "")
         if not first:
             return "Another rank makes the graphs.", spec
@@ -276,8 +257,8 @@ def _name_of(loss: Any, spec: Loss | None) -> dict[str, Any]:
     """How the loss is called, and as which of the named losses it is computed; None where it is in the graph."""
     if isinstance(spec, SupervisedLoss | OutputLoss):
         return {"name": spec.name, "spec": spec.name}
-    if isinstance(spec, ModelsOwnLoss) or isinstance(loss, str):
-        return {"name": spec.name if spec is not None else loss, "spec": "auto" if spec is not None else loss}
+    if isinstance(spec, ModelsOwnLoss):
+        return {"name": spec.name, "spec": "auto"}
     if isinstance(loss, FunctionLoss):
         return {"name": loss.name, "spec": None}
     kind = type(loss).__name__ if isinstance(loss, nn.Module) else getattr(loss, "__qualname__", type(loss).__name__)

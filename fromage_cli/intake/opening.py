@@ -221,6 +221,7 @@ def _network(
     """The network with its weights, how it is described, and what the user should know of the weights."""
     import torch
 
+    from fromage_cli.checkpoints.formats.bundle import OPTIMIZER, WEIGHTS, read_bundle
     from fromage_cli.problem.networks.models import converted
     from fromage_cli.problem.networks.unsupported import refuse_unsupported
     from fromage_cli.problem.networks.weights import load_weights
@@ -241,6 +242,8 @@ def _network(
                 "With --shard parameters have no memory while the network is built. Their values cannot be read or set."
             )
             raise MismatchError(error.message, f"{error.hint}\n{hint}", error.details) from error
+    if checkpoint is not None and checkpoint.bundle is not None:
+        read_bundle(checkpoint.bundle).verify(WEIGHTS, OPTIMIZER)
     refuse_unsupported(network)
     converted(network, getattr(torch, run.dtype))
     if run.shard:
@@ -366,9 +369,9 @@ def _load_batches(
     from fromage_cli.problem.data.batches import load_batches
     from fromage_cli.problem.graphs.reading import bundled_batch
 
-    if options.batch is not None and is_bundle(Path(options.batch)):
-        saved_in = read_bundle(Path(options.batch))
-    if saved_in is not None and (options.batch is None or is_bundle(Path(options.batch))):
+    if options.batch is not None:
+        saved_in = read_bundle(Path(options.batch)) if is_bundle(Path(options.batch)) else None
+    if saved_in is not None:
         return [bundled_batch(saved_in)]
     if options.batch is None:
         declared.check("batch")

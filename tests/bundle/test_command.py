@@ -73,7 +73,42 @@ def test_a_file_that_was_changed_is_a_failure(call: Call, tmp_path: Path) -> Non
     save_file({name: tensor + 1 for name, tensor in weights.items()}, changed / "model.safetensors", {"step": "2"})
     code, out, _ = call("bundle", "info", str(changed), "--check", "--fail-on", "fail", "--json")
     codes = {finding["code"] for finding in json.loads(out)["findings"]}
-    assert code == 11 and codes == {"bundle-file-changed", "bundle-loss-differs"}
+    assert code == 11 and codes == {"bundle-file-changed"}
+
+
+def test_a_loss_that_is_not_the_saved_one_is_a_failure(call: Call, tmp_path: Path) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(KEPT, changed)
+    manifest = json.loads((changed / "bundle.json").read_text(encoding="utf-8"))
+    manifest["graph"]["losses"]["eval"] *= 1.001
+    (changed / "bundle.json").write_text(json.dumps(manifest), encoding="utf-8")
+    code, out, _ = call("bundle", "info", str(changed), "--check", "--fail-on", "fail", "--json")
+    (found,) = json.loads(out)["findings"]
+    assert (code, found["code"], found["limit"]) == (11, "bundle-loss-differs", manifest["graph"]["losses"]["eval"])
+    assert found["value"] == pytest.approx(found["limit"] / 1.001, rel=1e-5)
+
+
+def test_no_command_measures_weights_that_were_changed(call: Call, tmp_path: Path) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(KEPT, changed)
+    weights = load_file(changed / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, changed / "model.safetensors", {"step": "2"})
+    code, _, err = call("breakdown", "changed")
+    assert code == 3 and "is not the file that the bundle's manifest names" in err
+
+
+def test_constants_of_several_modes_stay_apart(call: Call, tmp_path: Path) -> None:
+    class Shifted(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            shift = torch.tensor([1.0, 2.0, 3.0]) if self.training else torch.tensor([4.0, 5.0, 7.0])
+            return super().forward(x) * shift
+
+    network, rows = Shifted(4, 3), (torch.randn(6, 4), torch.randint(3, (6,)))
+    bundle.save(tmp_path / "b", network, rows, "cross-entropy", strict=True)
+    for mode in ("train", "eval"):
+        expected = nn.functional.cross_entropy(network.train(mode == "train")(rows[0]), rows[1])
+        found = json.loads(call("breakdown", "b", "--mode", mode, "--json")[1])["result"]["loss"]
+        assert found == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_create_writes_what_a_command_measures(call: Call, tmp_path: Path) -> None:
@@ -142,6 +177,11 @@ def test_rows_that_became_a_plain_number_are_said(call: Call, tmp_path: Path) ->
         (("info", "b", "c"), 2, "bundle info takes one path"),
         (("info", str(SAMPLES)), 3, "is no bundle"),
         (("info", "nothing"), 3, "does not exist"),
+        (("info", str(KEPT), "--model", "net.py:build"), 2, "bundle info takes no --model"),
+        (("info", str(KEPT), "--mode", "eval"), 2, "bundle info takes no --mode"),
+        (("create", "w", "b", "--check"), 2, "bundle create takes no --check"),
+        (("create", "w", "b", "--batches", "2"), 2, "A bundle keeps one batch"),
+        (("create", "w", "b", "--mode", "eval"), 2, "bundle create takes no --mode"),
         (("make", "b"), 2, "make"),
     ],
 )

@@ -118,3 +118,22 @@ def test_a_rank_that_cannot_write_keeps_no_other_waiting(tmp_path: Path) -> None
     first, second = run_ranks(2, failed, tmp_path / "b", limit=60.0)
     assert len(first) == 2 and all("is no bundle, so nothing was written" in words for words in first)
     assert second == []
+
+
+def unprepared(place: Path) -> list[str]:
+    """What is said where the batch of the first rank cannot be saved."""
+    torch.manual_seed(0)
+    model, named = sharded(Network())
+    rank = torch.distributed.get_rank()
+    batch: Any = {**rows(rank), "what": object()} if rank == 0 else rows(rank)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        bundle.save(place, model, batch, loss, **named)
+    return [str(one.message) for one in told if "was not saved" in str(one.message)]
+
+
+def test_a_rank_whose_batch_cannot_be_saved_keeps_no_other_waiting(tmp_path: Path) -> None:
+    (first,), (second,) = run_ranks(2, unprepared, tmp_path / "b", limit=60.0)
+    assert "The batch holds a object" in first
+    assert "Rank 0 could not prepare its part of the bundle. Its own message says why." in second
+    assert not (tmp_path / "b").exists()

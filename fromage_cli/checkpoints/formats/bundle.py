@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from fromage_cli.checkpoints.formats.safetensors_file import find_tensor, read_header
-from fromage_cli.checkpoints.names.library_files import HEADER_LIMIT
 from fromage_cli.checkpoints.optimizers.optimizer_state import OptimizerState
 from fromage_cli.checkpoints.optimizers.saved_optimizer import parse_optimizer
 from fromage_cli.checkpoints.storage.files import READ_BLOCK, opened, quoted
@@ -28,7 +27,6 @@ FILES = (WEIGHTS, GRAPHS, CONSTANTS, BATCH, OPTIMIZER)
 FORMAT = "fromage-diag bundle"
 VERSION = 1
 """Of the format: a bundle with a higher number was written by a newer program."""
-LARGEST_MANIFEST = HEADER_LIMIT
 DAMAGED = "The bundle is damaged or was changed. Copy it again, or save it anew."
 
 

@@ -11,7 +11,7 @@ from fromage_cli.problem.data.pytrees import map_tensors, named_tensors
 from fromage_cli.process_memory import available_memory
 
 HARMLESS = 1 << 26
-"""Bytes of one result that are never too many: 64 MB."""
+"""Bytes of results, one or several, after which the free memory is looked at: 64 MB."""
 
 
 class Allowance:
@@ -28,7 +28,8 @@ class Allowance:
     ) -> None:
         """Raises ResourceError where the result would not fit into memory.
 
-        Operators whose result depends on the numbers in their input are not looked at: it is no larger than the input.
+        Operators whose size depends on the numbers in their input, as `nonzero`, are not looked at. Those on the list
+        give at most a few numbers for each number of the input.
         """
         tensors = [tensor for _, tensor in named_tensors((list(arguments), dict(named)))]
         if any(type(tensor) not in (Tensor, torch.nn.Parameter) for tensor in tensors):

@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,14 +28,23 @@ class Exported:
     """Why it holds for this number of rows alone; empty where it holds for any."""
 
 
-def export(network: nn.Module, call: Callable[..., Any], tensors: Sequence[Tensor], arguments: Any = None) -> Exported:
+def export(
+    network: nn.Module,
+    call: Callable[..., Any],
+    tensors: Sequence[Tensor],
+    arguments: Any = None,
+    constants: Mapping[str, Tensor] | None = None,
+) -> Exported:
     """The graph of `call(network, *tensors)`, whose tensors share their first dimension, in the network's present mode.
 
     The result of `call` is any nesting of tensors, numbers and texts in dicts, lists and tuples; anything else in it is
     left out. `arguments`: how the network is called with them, as its arguments and its named ones, with
-    `{"place": n}` for each tensor; None where `call` is more than that call. The graph holds for any number of rows
-    where the code allows it. Raises NotExportable.
+    `{"place": n}` for each tensor; None where `call` is more than that call. `constants`: those of the graphs of other
+    modes, whose names are not used for other tensors. The graph holds for any number of rows where the code allows it.
+    Raises NotExportable.
     """
+    if not tensors:
+        raise NotExportable("The network is called without a tensor of the batch.", "")
     rows = [torch.cat([tensor, tensor]) if len(tensor) == 1 else tensor.clone() for tensor in tensors]
     fixed = ""
     with Calls(network) as calls:
@@ -57,7 +66,7 @@ def export(network: nn.Module, call: Callable[..., Any], tensors: Sequence[Tenso
                     f"torch.export cannot make a graph of the network and its loss: {_reason(error)}",
                     "A step that depends on the values of tensors, as `if loss > 1`, is a frequent cause.",
                 ) from error
-    writer = GraphWriter(program, network, calls.last)
+    writer = GraphWriter(program, network, calls.last, constants or {})
     return Exported(writer.graph(calls.result, arguments), writer.constants, fixed)
 
 
@@ -78,7 +87,6 @@ def _program(whole: nn.Module, rows: Sequence[Tensor], batch: Any) -> Any:
         if name and type(module).forward is not nn.Module.forward and not isinstance(module, torch.jit.ScriptModule)
     )
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()), _quiet():
-        warnings.simplefilter("ignore")
         try:
             return torch.export.export(
                 whole, tuple(rows), dynamic_shapes=shapes, strict=False, preserve_module_call_signature=names
@@ -89,12 +97,13 @@ def _program(whole: nn.Module, rows: Sequence[Tensor], batch: Any) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Torch's own log lines are not printed."""
+    """Torch's own log lines and warnings are not printed."""
     logger = logging.getLogger("torch")
     before = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
     finally:
         logger.setLevel(before)

@@ -2,6 +2,7 @@
 
 import operator
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,9 +42,10 @@ class Step:
 class GraphWriter:
     """Writes one exported program."""
 
-    def __init__(self, program: Any, network: nn.Module, calls: list[Call]) -> None:
-        self.program, self.network, self.calls = program, network, calls
+    def __init__(self, program: Any, network: nn.Module, calls: list[Call], others: Mapping[str, Tensor]) -> None:
+        self.program, self.network, self.calls, self.others = program, network, calls, others
         self.constants: dict[str, Tensor] = {}
+        """What the code held outside of the network; `others` are those of other graphs, which keep their names."""
         self.signatures = {entry.fqn: entry.signature for entry in program.module_call_graph if entry.signature}
         self.inputs: list[str] = []
         self.place = 0
@@ -100,8 +102,11 @@ class GraphWriter:
         for own, parameter in self.network.named_parameters():
             if place_of(parameter) == place_of(value):
                 return {"parameter": own}
-        self.constants[name] = value.detach()
-        return {"constant": name}
+        shared = (known for known, other in self.others.items() if place_of(other) == place_of(value))
+        own = next(shared, f"{len(self.others)}.{name}")
+        if own not in self.others:
+            self.constants[own] = value.detach()
+        return {"constant": own}
 
     def items(self, module: fx.GraphModule, known: dict[str, Any], prefix: str) -> tuple[list[Step], list[Any]]:
         """The steps of one graph in their order, and its outputs; `known`: what stands for each node."""
@@ -183,7 +188,7 @@ class GraphWriter:
         step = {"condition": described, "result": outputs}
         return self.counted(Step(shared, step, outside, defined, items, first))
 
-    def body(self, items: list[Step], depth: int, cursor: "Cursor") -> list[dict[str, Any]]:
+    def body(self, items: list[Step], depth: int, cursor: Cursor) -> list[dict[str, Any]]:
         """The steps of one block; those of a module call inside it in a block of their own."""
         steps: list[dict[str, Any]] = []
         start = 0
@@ -210,12 +215,12 @@ class GraphWriter:
                 within = Cursor(call.inner if call is not None else [])
                 inner = self.body(items[start:end], depth + 1, within)
                 inner += [step for each in within.left for step in self.without_steps(each)]
-                steps += self.module_call(key, inner, items[start:end])
+                steps.append(self.module_call(key, inner, items[start:end]))
             start = end
         return steps
 
-    def module_call(self, key: str, steps: list[dict[str, Any]], items: list[Step]) -> list[dict[str, Any]]:
-        """The call of a module as one block; its steps alone where it cannot be one."""
+    def module_call(self, key: str, steps: list[dict[str, Any]], items: list[Step]) -> dict[str, Any]:
+        """The call of a module as one block: as it was called, or as values go in and out where that is not known."""
         first, last = items[0].first, items[-1].last
         defined = [name for item in items for name in item.defines]
         inside = set(defined)
@@ -228,8 +233,7 @@ class GraphWriter:
             arguments, named = [{"value": name} for name in used], {}
             values = [{"value": name} for name in escaping]
             result = values[0] if len(values) == 1 else {"tuple": values}
-        block = {"module": own_name(key), "arguments": arguments, "named": named, "steps": steps, "result": result}
-        return [block]
+        return {"module": own_name(key), "arguments": arguments, "named": named, "steps": steps, "result": result}
 
     def without_steps(self, call: Call) -> list[dict[str, Any]]:
         """The call of a module that computes nothing, as nn.Identity: it counts where modules draw random numbers."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fromage_cli.checkpoints.storage.stored_tensor import COUNT_LIMIT
 from fromage_cli.errors import UnsafeError
 
 _OPERATORS: Mapping[str, str] = {
@@ -87,27 +88,24 @@ _OPERATORS: Mapping[str, str] = {
 _ATEN = frozenset(name for names in _OPERATORS.values() for name in names.split())
 _ATEN_NAME = re.compile(r"aten\.(\w+)\.(\w+)")
 
-LARGEST_NUMBER = 1 << 63
-"""No number of a graph reaches this: torch counts in 64 bits."""
+LARGEST_POWER = 64
+"""The largest exponent of a number in a graph: sizes are squared or cubed."""
 
 
 def _of_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
     """The same for numbers alone: texts and lists could grow without end, and so could powers."""
 
     def compute(*given: Any) -> Any:
-        if not all(isinstance(number, int | float) and abs(number) < LARGEST_NUMBER for number in given):
+        if not all(isinstance(number, int | float) and abs(number) < COUNT_LIMIT for number in given):
             raise TypeError("a function of numbers was given something else")
         if function is operator.pow and abs(given[1]) > LARGEST_POWER:
             raise ValueError(f"a power above {LARGEST_POWER}")
         found = function(*given)
-        if isinstance(found, int) and abs(found) >= LARGEST_NUMBER:
+        if isinstance(found, int) and abs(found) >= COUNT_LIMIT:
             raise ValueError("a number beyond 64 bits")
         return found
 
     return compute
-
-
-LARGEST_POWER = 64
 
 
 def item_of(values: Any, place: Any) -> Any:
