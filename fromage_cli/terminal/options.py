@@ -97,7 +97,7 @@ class ModelOptions(CheckpointOptions):
             "--model",
             metavar="SPEC",
             parser=parsing.choice_or_name("auto", "hf"),
-            help="file.py:build or pkg.module:build (returns the network), hf (from config.json), or auto.",
+            help="file.py:build or pkg.module:build (returns the network), hf (from config.json), a bundle, or auto.",
         ),
     ] = None
     model_arg: Annotated[
@@ -130,7 +130,7 @@ class BatchOptions:
             "Batch",
             "--batch",
             metavar="SPEC",
-            help="A .safetensors, .npz, .pt or .bin file, or file.py:function that returns a batch.",
+            help="A .safetensors, .npz, .pt or .bin file, a bundle, or file.py:function that returns a batch.",
         ),
     ] = None
     seq_len: Annotated[
