@@ -123,6 +123,8 @@ def test_create_writes_what_a_command_measures(call: Call, tmp_path: Path) -> No
     results = [json.loads(call("breakdown", *words, "--json")[1]) for words in (named, ("all",))]
     assert results[0]["result"] == results[1]["result"]
     assert results[1]["checkpoints"][0]["step"] == 7
+    apart = json.loads(call("breakdown", "w.safetensors", "--model", "all", "--batch", "all", "--json")[1])
+    assert apart["result"] == results[0]["result"]
 
 
 def test_create_of_a_sample_keeps_its_optimizer(call: Call) -> None:
