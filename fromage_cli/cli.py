@@ -146,8 +146,13 @@ def main(args: Sequence[str] | None = None, program: Program | None = None) -> N
         except (streams.ClosedPipe, BrokenPipeError):
             streams.abandon(streams.answer(), sys.stdout, sys.stderr)
             code = CLOSED_PIPE
-        if ranks.current().several and code in ranks.ENDED_BY_SIGNALS:  # there may be a sum that never ends
+        several = ranks.current().several
+        if several and code in ranks.ENDED_BY_SIGNALS:  # there may be a sum that never ends
             os._exit(code)
+    if several and ranks.LAUNCHED not in os.environ:  # torch's threads may abort a process that is taken down in order
+        for stream in (sys.stdout, sys.stderr):
+            streams.flush(stream)
+        os._exit(code)
     sys.exit(code)
 
 

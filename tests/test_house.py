@@ -36,6 +36,7 @@ WITHOUT_A_SOURCE = {
     "test_many_ranks.py",
     "test_samples.py",
     "test_words.py",
+    "bundle/test_every_command.py",
     "bundle/test_kept_bundle.py",
     "bundle/test_saving_on_ranks.py",
     "checkpoints/test_formats.py",

@@ -131,13 +131,6 @@ def _spelled(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-def escape(name: str) -> str:
-    """A name from a file, fit to stand inside rich markup: neither its brackets nor its control characters act."""
-    from rich.markup import escape as escape_markup
-
-    return escape_markup(visible(name))
-
-
 def middle(text: str, width: int, ascii_only: bool = False, head_share: float = 1 / 3) -> str:
     """The text cut in its middle to at most `width` cells; the end, where most names differ, keeps the larger part."""
     from rich.cells import cell_len, set_cell_size

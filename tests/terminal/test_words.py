@@ -6,12 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
-from rich.text import Text
 
 from fromage_cli.terminal.words import (
     ASCII_ERRORS,
     ascii_words,
-    escape,
     in_bytes,
     in_seconds,
     middle,
@@ -69,11 +67,6 @@ def test_visible(text, shown):
 @given(st.text(alphabet=st.characters(exclude_categories=[])))
 def test_visible_leaves_nothing_that_acts(text):
     assert all(unicodedata.category(c) not in {"Cc", "Cf", "Cs", "Zl", "Zp"} for c in visible(text))
-
-
-@given(st.text())
-def test_escaped_names_are_no_markup(name):
-    assert Text.from_markup(f"[bold]{escape(name)}[/bold]", emoji=False).plain == visible(name)
 
 
 @given(st.text(), st.integers(0, 30))

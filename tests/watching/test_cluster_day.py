@@ -257,7 +257,8 @@ def test_ranks_under_srun_give_one_answer_and_their_exit_code(cluster: Callable[
     run = SAMPLES / "mlp-2"
     ranks = cluster("ranks", RUN=str(run), MODEL="auto", BATCH=str(run / "batch.safetensors"))
     ranks.run("sbatch ranks.sh")
-    assert ranks.wait() == [("ranks.sh", "COMPLETED", "0")]
+    ended = ranks.wait()
+    assert ended == [("ranks.sh", "COMPLETED", "0")], "".join(log.read_text() for log in ranks.folder.glob("slurm-*"))
     (answer,) = ranks.folder.glob("ranks-*.json")
     alone = ranks.run(f"fromage-diag sharpness {run} --batch $BATCH --json 2> /dev/null")
     values = [json.loads(text)["result"]["eigenvalues"][0]["value"] for text in (answer.read_text(), alone)]

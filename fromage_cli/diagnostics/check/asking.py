@@ -36,7 +36,7 @@ class Inputs:
         asked: Any = import_module(f"fromage_cli.diagnostics.{name.replace('-', '_')}.command").command
         last = self.places[-1]
         given = {**OF_CHECK, **self.options, "time_limit": self.time_left(), "ckpt": last, **instead}
-        given |= {"first": self.places[-2], "second": last, **FILES_ALONE} if name == "distance" else {}
+        given |= {"first": self.places[-2], "second": last} if name == "distance" else {}
         given |= {"ckpt": list(self.run)} if name in SERIES else {"ckpt": [last]} if name == "inspect" else {}
         parameters = inspect.signature(asked).parameters.items()
         answers: Answers = asked(**{flag: given.get(flag, parameter.default) for flag, parameter in parameters})

@@ -121,8 +121,8 @@ def examine(
     model, batch, held_out, run = options
     last = series[-1]
     price = (lambda command: None) if run.estimate else inputs.price
-    several = len(inputs.places) > 1 and model.optimizer_state is None
-    examination.look(("inspect", "state", *(("distance",) if several else ())), inputs.ask, price)
+    distance = ("distance",) if len(inputs.places) > 1 and model.optimizer_state is None else ()
+    examination.look(("inspect", "state"), inputs.ask, price)
     named = any(map(typed, ("model", "batch", "val_batch")))
 
     def limited() -> RunOptions:
@@ -131,13 +131,13 @@ def examine(
     try:
         open_problem(last.place, model, batch, limited())
     except FromageError as error:
-        examination.look(("norms",), lambda command: inputs.ask(command, **FILES_ALONE), price)
+        examination.look((*distance, "norms"), lambda command: inputs.ask(command, **FILES_ALONE), price)
         if not named and not isinstance(error, NotFiniteError | ResourceError):
             error = InputError(f"No network is given. Add{likely_problem(last, declared_by(last, model.trust))}.")
         examination.miss((FORWARD_PASS, *IN_NETWORK), error, named)
         return
     at_hand = named or names_network(last, model, batch)
-    with_model: Sequence[str] = ("norms", *(("intrinsic-lr",) if at_hand else ()))
+    with_model: Sequence[str] = (*distance, "norms", *(("intrinsic-lr",) if at_hand else ()))
     examination.look(with_model, inputs.ask, price)
     examination.look(
         (FORWARD_PASS,),

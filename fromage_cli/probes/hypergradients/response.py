@@ -55,7 +55,7 @@ class Response:
             raise MismatchError(
                 f"The Gauss-Newton matrix takes a loss that is a known function of the output, and this is "
                 f"{self.problem.loss.name}.",
-                "Give --method hessian.",
+                "Give --lr, and the answer is taken through training steps; or --method hessian.",
             )
         self.matched = matched.on(self.problem)
         if (why := no_response(self.matched, by_steps=by_steps)) is not None:

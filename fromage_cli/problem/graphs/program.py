@@ -1,7 +1,7 @@
 """Running a graph: each step in its order, within the modules of the network that they belong to."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -260,6 +260,9 @@ class _Compiled:
         for name, place in last.items():
             if name not in kept:
                 dead[place].append(name)
+        modules = program.modules
+        self.called = {modules.get(step.block.module or "") for step in steps if isinstance(step, _Compiled)}
+        """The modules that this block calls."""
         self.steps = [
             (step, *(self._fillers(step, program) if isinstance(step, Operation) else ([], {})), names)
             for step, names in zip(steps, dead, strict=True)
@@ -275,17 +278,11 @@ class _Compiled:
         if module is None or place is None:
             return fillers, named
         given = step.arguments[place] if len(step.arguments) > place else step.named.get("dropout_p")
-        layer = isinstance(module, nn.modules.dropout._DropoutNd)
-        norm = isinstance(module, _NormBase)
-        for attribute, value in vars(module).items():
-            meant = attribute == ("p" if layer else "momentum") if layer or norm else "drop" in attribute
-            if meant and isinstance(value, float) and value == given:
-                read = _reading(module, attribute)
-                if len(fillers) > place:
-                    fillers[place] = read
-                else:
-                    named["dropout_p"] = read
-                break
+        read = _setting(module, given, self.called)
+        if read is not None and len(fillers) > place:
+            fillers[place] = read
+        elif read is not None:
+            named["dropout_p"] = read
         return fillers, named
 
     def bound(self, arguments: Sequence[Any], named: Mapping[str, Any], outer: Values) -> Values:
@@ -332,6 +329,23 @@ class _Compiled:
             with _within(self.block.condition, program.device):
                 found = self.run(self.bound(given, named, outer), program, allowance)
         _bind(self.block.result, found, values)
+
+
+def _setting(module: nn.Module, given: object, called: Collection[nn.Module | None]) -> Filler | None:
+    """What reads, from a module or a layer of it that is not called, the setting that an operator in it was given.
+
+    None where no setting has this value. Attention takes the probability of a dropout layer that it holds.
+    """
+    layer = isinstance(module, nn.modules.dropout._DropoutNd)
+    norm = isinstance(module, _NormBase)
+    for attribute, value in vars(module).items():
+        meant = attribute == ("p" if layer else "momentum") if layer or norm else "drop" in attribute
+        if meant and isinstance(value, float) and value == given:
+            return _reading(module, attribute)
+    for inner in module.children():
+        if isinstance(inner, nn.modules.dropout._DropoutNd) and inner.p == given and inner not in called:
+            return _reading(inner, "p")
+    return None
 
 
 def _reading(module: nn.Module, name: str) -> Filler:

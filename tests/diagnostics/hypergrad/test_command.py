@@ -51,6 +51,11 @@ def ignored():
     found["y"][:20] = -100
     return found
 
+def none():
+    found = rows(2, 40)
+    found["y"][:] = -100
+    return found
+
 class Vectors(nn.Module):
     def __init__(self):
         super().__init__()
@@ -319,6 +324,11 @@ def test_losses_without_numbers_of_their_own(run: Run, home: Path, method: str) 
 def test_validation_rows_without_targets(run: Run, home: Path, method: str) -> None:
     code, out, _ = run(*GIVEN, "--val-batch", "network.py:ignored", "--method", method, "--json")
     assert code == 0 and json.loads(out)["result"]["val_parts"] == 4
+
+
+def test_validation_rows_of_which_none_has_a_target(run: Run, home: Path) -> None:
+    code, out, err = run(*GIVEN, "--val-batch", "network.py:none")
+    assert (code, out) == (5, "") and "target" in err
 
 
 def test_nothing_to_move(run: Run, home: Path) -> None:

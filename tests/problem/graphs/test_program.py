@@ -269,6 +269,42 @@ def stacked() -> tuple[nn.Module, nn.Module]:
     return live, built.eval()
 
 
+class Attending(nn.Module):
+    """Attention that takes the probability of a layer which it never calls, beside one that it calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.called, self.held = nn.Dropout(0.25), nn.Dropout(0.25)
+        self.weight = nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = (x @ self.weight)[:, None]
+        probability = self.held.p if self.training else 0.0
+        mixed = nn.functional.scaled_dot_product_attention(parts, parts, parts, dropout_p=probability)
+        return self.called(mixed[:, 0])
+
+
+@pytest.mark.parametrize("name", ["held", "called"])
+def test_a_probability_that_is_moved_moves_the_layer_that_holds_it(name: str) -> None:
+    live = Attending().train()
+    found = export(live, lambda model, x: model(x), [torch.randn(3, 5, 4)])
+    graph = read_graph(json.loads(json.dumps(found.graph)), "the graph")
+    program = Program({"train": graph}, torch.float32, {}, aliases={}, inputs=[(5, 4)])
+    built = build_network(json.loads(json.dumps(describe_network(live))), program, {}, "the file")
+    built.to_empty(device="cpu").load_state_dict(live.state_dict())
+    x = torch.randn(3, 5, 4)
+    before = []
+    for probability in (0.25, 0.5):
+        outputs = []
+        for network in (live, built.train()):
+            getattr(network, name).p = probability
+            torch.manual_seed(7)
+            outputs.append(network(x))
+        assert torch.equal(*outputs)
+        before.append(outputs[0])
+    assert not torch.equal(*before)
+
+
 @pytest.mark.parametrize("part", ["", "0", "0.0", "0.1", "1"])
 def test_a_module_is_called_by_itself(stacked: tuple[nn.Module, nn.Module], part: str) -> None:
     live, built = (each.get_submodule(part) for each in stacked)
