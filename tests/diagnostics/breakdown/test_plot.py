@@ -22,6 +22,7 @@ from fromage_cli.diagnostics.breakdown.result import BreakdownResult, DepthResul
 from fromage_cli.errors import InputError, UsageError
 from fromage_cli.terminal import pictures
 from fromage_cli.terminal.answer import Answer, CheckpointRecord, ProblemRecord
+from tests.diagnostics.pictures import words
 
 ROOT = Path(__file__).parents[3]
 SAMPLE = ROOT / "sample_checkpoints" / "mlp-2"
@@ -57,11 +58,6 @@ def nothing_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("the checkpoint was opened")
 
     monkeypatch.setattr(command, "open_problem", refuse)
-
-
-def words(svg: bytes) -> list[str]:
-    """Every piece of text of a picture; it must be well-formed."""
-    return ["".join(node.itertext()) for node in ElementTree.fromstring(svg).iter() if node.tag.endswith("}text")]
 
 
 def test_an_svg_names_the_curves_and_every_mark(make_result: Make) -> None:

@@ -3,20 +3,16 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from xml.etree import ElementTree
 
 import pytest
 
 from fromage_cli.diagnostics.sharpness.plot import draw
 from fromage_cli.diagnostics.sharpness.result import SharpnessResult
 from fromage_cli.missing import Missing, Why
+from tests.diagnostics.pictures import words
 
 NOTHING = Missing(Why.NOT_ASKED, "no step was asked for")
 Make = Callable[..., SharpnessResult]
-
-
-def words(svg: bytes) -> list[str]:
-    return ["".join(node.itertext()) for node in ElementTree.fromstring(svg).iter() if node.tag.endswith("}text")]
 
 
 def test_it_names_the_curves_and_every_mark(make_result: Make) -> None:
