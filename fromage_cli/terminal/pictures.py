@@ -111,9 +111,13 @@ def subject_of(answer: Answer, last: bool = False) -> str:
     if not answer.checkpoints:
         return answer.problem.model if answer.problem is not None else "a model"
     several = len(answer.checkpoints) > 1 and not last
-    ends = (answer.checkpoints[0], answer.checkpoints[-1]) if several else answer.checkpoints[-1:]
-    steps = ["" if one.step is None else f", step {one.step}" for one in ends]
-    return " → ".join(f"{last_two(one.path)}{step}" for one, step in zip(ends, steps, strict=True))
+    first, end = answer.checkpoints[0 if several else -1], answer.checkpoints[-1]
+    named = last_two(first.path) + ("" if first.step is None else f", step {first.step}")
+    if not several:
+        return named
+    beside = Path(first.path).parent == Path(end.path).parent  # their directory is said once
+    place = Path(end.path).name if beside else last_two(end.path)
+    return f"{named} → {place}{'' if end.step is None else f', step {end.step}'}"
 
 
 def last_two(path: str) -> str:
@@ -162,9 +166,14 @@ def loss_window(start: float, losses: Sequence[float]) -> tuple[float, float]:
 
 
 def log_ticks(axis: Any, low: float, high: float) -> None:
-    """Powers of ten; within two decades also 2 and 5 times them."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    """Powers of ten; within two decades also 2 and 5 times them, within a factor of three evenly spaced numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+    if high < 3.0 * low:
+        axis.set_major_locator(MaxNLocator(6))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
+        return
     multiples = (1.0, 2.0, 5.0) if high < 100.0 * low else (1.0,)
     axis.set_major_locator(LogLocator(subs=multiples, numticks=10))
     axis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))

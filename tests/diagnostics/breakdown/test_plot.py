@@ -225,6 +225,20 @@ def test_ticks_are_written_out(value: float, text: str) -> None:
     assert pictures.tick(value) == text
 
 
+@pytest.mark.parametrize("ends", [(0.98, 1.03), (1e-5, 2.5e-5), (0.5, 4.0), (1e-9, 1e3)])
+def test_every_logarithmic_axis_has_two_numbers_or_more(ends: tuple[float, float]) -> None:
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    axes.set_xscale("log")
+    axes.set_xlim(*ends)
+    pictures.log_ticks(axes.xaxis, *ends)
+    shown = [place for place in axes.get_xticks() if ends[0] <= place <= ends[1]]
+    words = [label.get_text() for label in axes.get_xticklabels()]
+    assert len(shown) >= 2
+    assert len({*words}) == len(words)
+
+
 def curves(result: BreakdownResult, count: int, value: Any) -> BreakdownResult:
     """The result with every curve replaced: a grid of `count` points and one value throughout."""
     layer: LayerBreakdown = dataclasses.replace(result.layers[0], breakdown=(value,) * count)
@@ -266,6 +280,13 @@ def test_the_title_is_the_checkpoint_or_the_model() -> None:
     assert pictures.subject_of(dataclasses.replace(answer, checkpoints=(record,))) == "run/model_200.pt, step 200"
     bare = dataclasses.replace(record, path="/w.pt", step=None)
     assert pictures.subject_of(dataclasses.replace(answer, checkpoints=(bare,))) == "w.pt"
+    ends = (dataclasses.replace(record, path="/home/me/run/model_100.pt", step=100), record)
+    assert pictures.subject_of(dataclasses.replace(answer, checkpoints=ends)) == (
+        "run/model_100.pt, step 100 → model_200.pt, step 200"
+    )
+    assert pictures.subject_of(dataclasses.replace(answer, checkpoints=ends), last=True).startswith("run/model_200.pt,")
+    elsewhere = dataclasses.replace(answer, checkpoints=(bare, record))
+    assert pictures.subject_of(elsewhere) == "w.pt → run/model_200.pt, step 200"
     problem = ProblemRecord("net.py:build", "mse", 8, "auto", 0, 2)
     assert pictures.subject_of(dataclasses.replace(answer, problem=problem)) == "net.py:build"
 

@@ -101,7 +101,7 @@ def test_the_command_writes_it_and_names_both_networks(run, tmp_path):
     first = json.loads(out)["result"]["layers"][0]["relative_distance"]
     shown = words(target.read_bytes())
     assert f"{first:.3g}" in shown
-    assert "mlp-2/step-000000.safetensors, step 0 → mlp-2/step-000440.safetensors, step 440" in shown
+    assert "mlp-2/step-000000.safetensors, step 0 → step-000440.safetensors, step 440" in shown
 
 
 @pytest.mark.parametrize("name", ["apart.pdf", "b.safetensors"])
