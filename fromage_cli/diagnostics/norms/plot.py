@@ -108,8 +108,12 @@ def _norms(axes: Axes, result: NormsResult, layers: Sequence[LayerNorms]) -> Non
                 "zorder": 3.0,
             }
         (line,) = axes.plot(*zip(*course, strict=True), linestyle=_line(layer, tested), **style)
-        if place <= len(SIGNS):
-            entries.append((line, _growth(layer) if place < len(SIGNS) else f"{len(layers) - len(SIGNS)} more layers"))
+        if place < len(SIGNS):
+            factor, pace = known(layer.first_to_last), f"doubles in {number(doubling(layer))} steps"
+            came = ["" if factor is None else f"{number(factor)} ×", pace if grows(layer) else ""]
+            entries.append((line, f"{short(layer.name)}\n{', '.join(filter(None, came))}".rstrip()))
+        elif place == len(SIGNS):
+            entries.append((line, f"{len(layers) - len(SIGNS)} more layers"))
     ratios = [ratio for layer in layers for _, ratio in _course(result, layer)]
     low, high = min(ratios) / 1.15, max(ratios) * 1.15
     axes.set_ylim(low, high)
@@ -131,13 +135,6 @@ def _line(layer: LayerNorms, tested: bool) -> Any:
     if layer.invariance.verdict == "untested":
         return DOTTED if tested else "-"
     return DASHED if layer.invariance.verdict == SCALE_DEPENDENT else "-"
-
-
-def _growth(layer: LayerNorms) -> str:
-    """Its name, how far it came, and how soon its norm doubles where it grows steadily."""
-    factor = known(layer.first_to_last)
-    words = "" if factor is None else f"\n{number(factor)} ×"
-    return f"{short(layer.name)}{words}{f', doubles in {number(doubling(layer))} steps' if grows(layer) else ''}"
 
 
 def _where_it_hurts(axes: Axes, result: NormsResult, layers: Sequence[LayerNorms]) -> list[Entry]:
