@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 GREY, PALE, QUIET = "#9a9a9a", "#e4e4e4", "#666666"
 """What stands back: layers without a name, lines that guide the eye, and words where nothing is drawn."""
+MARKERS = "os^DvPX*"
+"""Signs of curves that are named, one after the other."""
 NAME_WIDTH = 36
 """Cells of a layer's name."""
 MOST_ROWS = 24
@@ -71,6 +73,13 @@ def legend_below(axes: Axes, entries: Sequence[Entry], columns: int = 1) -> None
     inches = axes.get_position().height * figure.get_figheight()
     place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.42 / inches), "columnspacing": 1.0, "handlelength": 1.6}
     legend(axes, entries, ncols=columns, **place)
+
+
+def mark(axes: Axes, place: float, words: str, color: str, marker: str) -> Entry:
+    """A thin line across the panel, with a sign at its foot."""
+    axes.axvline(place, color=color, linewidth=0.9)
+    foot: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "clip_on": False, "ls": "", "ms": 6.5}
+    return axes.plot([place], [0.0], color=color, marker=marker, zorder=4.0, **foot)[0], words
 
 
 def short(name: str) -> str:

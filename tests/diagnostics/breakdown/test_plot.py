@@ -160,6 +160,17 @@ def test_many_layers_are_told_apart_by_depth(make_result: Make, make_layer: Any)
     assert any("layers.7.weight" in text for text in shown)
 
 
+def test_curves_are_told_apart_without_colour(make_result: Make, make_layer: Any) -> None:
+    few = plot.draw.__wrapped__(make_result(), "mlp").axes[1]  # type: ignore[attr-defined]
+    assert [line.get_marker() for line in few.lines[:2]] == ["o", "s"]
+    layers = tuple(make_layer(f"layers.{index}.weight") for index in range(143))
+    result = make_result(layers=layers, limiting_layer="layers.7.weight")
+    many = plot.draw.__wrapped__(result, "deep").axes[1]  # type: ignore[attr-defined]
+    widths = [line.get_linewidth() for line in many.lines[:143]]
+    assert widths.index(max(widths)) == 7
+    assert widths.count(max(widths)) == 1
+
+
 def test_differing_cosines_are_a_band_and_noise_is_left_out(make_result: Make, make_layer: Any) -> None:
     layers = (make_layer("a", cosine=0.25), make_layer("b", cosine=0.75), make_layer("c", cosine=-0.5, noise_floor=2.0))
     shown = words(plot.draw(make_result(layers=layers, noise=("c",)), "mlp", "svg"))
