@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from fromage_cli.counting import counted, first_names
+from fromage_cli.terminal.names import fitted
 from fromage_cli.terminal.pictures import BLUE, LARGEST, log_ticks
 from fromage_cli.terminal.words import middle, number, visible
 
@@ -82,9 +83,10 @@ def mark(axes: Axes, place: float, words: str, color: str, marker: str) -> Entry
     return axes.plot([place], [0.0], color=color, marker=marker, zorder=4.0, **foot)[0], words
 
 
-def short(name: str) -> str:
-    """A layer's name as a picture has room for it."""
-    return middle(visible(name), NAME_WIDTH)
+def short_names(names: Sequence[str], others: Sequence[str] = ()) -> list[str]:
+    """Layers' names as a picture has room for them: digits stay, and none looks like one of `others`."""
+    fit = fitted([*map(visible, names)], NAME_WIDTH, all_names=[*map(visible, others)])
+    return [middle(name, NAME_WIDTH) for name in fit]
 
 
 def left_out(names: Sequence[str], what: str, why: str) -> list[str]:
@@ -92,7 +94,7 @@ def left_out(names: Sequence[str], what: str, why: str) -> list[str]:
     if not names:
         return []
     are = "is" if len(names) == 1 else "are"
-    return [f"{counted(len(names), what)} {are} not drawn ({why}): {first_names([*map(short, names)])}."]
+    return [f"{counted(len(names), what)} {are} not drawn ({why}): {first_names(short_names(names))}."]
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class Rows:
         places = [-float(place) for place in range(self.named)]
         for place in places:
             axes.axhline(place, color=PALE, linewidth=0.7, zorder=0.1)
-        words = [*map(short, self.names[: self.named])]
+        words = short_names(self.names[: self.named], self.names)
         if (rest := len(self.names) - self.named) > 0:
             places.append(-self.named + 0.2 - (BAND - 0.4) / 2.0)
             words.append(f"{rest} more layers")
@@ -138,7 +140,9 @@ class Rows:
         axes.set_yticks(places, labels=words if labelled else [""] * len(places), fontsize=8.5)
         axes.tick_params(axis="y", length=0)
 
-    def dots(self, axes: Axes, values: Sequence[float | None], marker: str = "o", color: str = BLUE) -> Any:
+    def dots(
+        self, axes: Axes, values: Sequence[float | None], marker: str = "o", color: str = BLUE, size: float = 5.5
+    ) -> Any:
         """A sign for each value that can be drawn, small and grey in the band; on a logarithmic axis not for 0.
 
         Returns what was drawn of the layers with a name.
@@ -146,10 +150,13 @@ class Rows:
         least = 1.0 / LARGEST if axes.get_xscale() == "log" else -LARGEST
         points = [(x, y) for x, y in zip(values, self.heights, strict=True) if drawable(x) and x > least]
         drawn: dict[bool, Any] = {}
-        for named, size, shade in ((False, 2.6, GREY), (True, 5.5, color)):
-            part = [point for point in points if (point[1] > -self.named) == named]
+        first = 0.5 - self.named  # the band begins below it
+        for named, points_wide, shade in ((False, size / 2.0, GREY), (True, size, color)):
+            part = [point for point in points if (point[1] > first) == named]
             places = [x for x, _ in part], [y for _, y in part]
-            drawn[named], *_ = axes.plot(*places, ls="", marker=marker, ms=size, color=shade, clip_on=False, zorder=3.0)
+            drawn[named], *_ = axes.plot(
+                *places, ls="", marker=marker, ms=points_wide, color=shade, clip_on=False, zorder=3.0
+            )
         return drawn[True]
 
     def log_dots(self, axes: Axes, values: Sequence[float | None]) -> None:

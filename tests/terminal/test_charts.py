@@ -7,7 +7,7 @@ from tests.diagnostics.pictures import points
 
 figure = pytest.importorskip("matplotlib.figure")
 HOSTILE = ("_$\\alpha$", "a\x1b[31mred\nnew", "right\u202eleft", "x" * 200 + ".weight")
-SHOWN = ["_$\\alpha$", "a\\x1b[31mred\\nnew", "right\\u202eleft", "x" * 11 + "…" + "x" * 17 + ".weight"]
+SHOWN = ["_$\\alpha$", "a\\x1b[31mred\\nnew", "right\\u202eleft", "…weight"]
 
 
 @pytest.mark.parametrize(("count", "named", "rows"), [(0, 0, 0), (24, 24, 24), (25, 16, 22), (143, 16, 22)])
@@ -28,6 +28,21 @@ def test_named_layers_have_their_names_and_the_band_says_how_many_it_holds():
     assert labels[:4] == SHOWN and len(labels) == 17 and labels[-1] == "88 more layers"
     charts.Rows(HOSTILE).frame(axes, labelled=False)
     assert [label.get_text() for label in axes.get_yticklabels()] == [""] * 4
+
+
+def test_no_digit_of_a_long_name_is_cut_and_no_two_look_alike():
+    names = [f"model.language_model.layers.{place}.self_attn.q_proj.weight" for place in range(143)]
+    shown = charts.short_names(names[:20], names)
+    assert len({*shown}) == 20 and all(len(name) <= charts.NAME_WIDTH for name in shown)
+    assert all(f".{place}." in name or f"…{place}." in name for place, name in enumerate(shown))
+
+
+def test_the_band_holds_none_of_the_named_and_all_others():
+    axes = figure.Figure().subplots()
+    charts.Rows(tuple(map(str, range(143)))).dots(axes, [float(place) for place in range(143)])
+    band, named = axes.lines
+    assert list(named.get_xdata()) == [*range(16)] and list(band.get_xdata()) == [*range(16, 143)]
+    assert band.get_color() == charts.GREY and band.get_markersize() < named.get_markersize()
 
 
 def test_each_value_is_a_dot_in_its_row_zero_is_an_arrow_and_the_rest_is_not_drawn():

@@ -11,7 +11,7 @@ from fromage_cli.diagnostics.breakdown.direction_option import RANDOM, TO
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult
 from fromage_cli.missing import Missing, known
 from fromage_cli.optimizers.rule import ADAM, SGD
-from fromage_cli.terminal.charts import MARKERS, Entry, drawable, head, legend, mark, short
+from fromage_cli.terminal.charts import MARKERS, Entry, drawable, head, legend, mark, short_names
 from fromage_cli.terminal.pictures import (
     BLACK,
     BLUE,
@@ -116,10 +116,9 @@ def _trust_lines(axes: Axes, result: BreakdownResult) -> list[Entry]:
     if not isinstance(result.trust_eta, Missing):
         line = axes.axvline(result.trust_eta, color=TRUST, linewidth=1.3)
         first = result.limiting_layer or ""
-        drawn = "" if first in {layer.name for layer in result.layers} else " (not drawn)"
-        entries.append(
-            (line, f"sure in every layer: η = {number(result.trust_eta)}\nfirst to fail: {short(first)}{drawn}")
-        )
+        every = [layer.name for layer in result.layers]
+        failing = short_names([first], every)[0] + ("" if first in every else " (not drawn)")
+        entries.append((line, f"sure in every layer: η = {number(result.trust_eta)}\nfirst to fail: {failing}"))
     lemma = lemma2_eta(result)
     if lemma is not None:
         line = axes.axvline(lemma, color=TRUST, linestyle=(0, (1, 1.6)), linewidth=1.6)
@@ -150,14 +149,14 @@ def _layers(axes: Axes, result: BreakdownResult) -> list[Entry]:
     style |= _dots(len(result.layers) * len(result.etas), 4.0 if few else 2.0)
     last = max(len(result.layers) - 1, 1)
     colours = [colormaps["viridis"](LIGHTEST * index / last) for index in range(len(result.layers))]
-    entries = []
+    entries, names = [], short_names([layer.name for layer in result.layers])
     for place, (layer, colour) in enumerate(zip(result.layers, colours, strict=True)):
         own: dict[str, Any] = {"color": colour, **({"marker": MARKERS[place]} if few else {})}
         if not few and layer.name == result.limiting_layer:
             own = {"color": TRUST, "linewidth": 1.8, "zorder": 2.9}
         values = [value if value is not None and value > 0.0 else None for value in map(known, layer.breakdown)]
         rounding = ", only rounding" if layer.name in result.noise else ""
-        entries.append((_curve(axes, result.etas, values, **style | own), short(layer.name) + rounding))
+        entries.append((_curve(axes, result.etas, values, **style | own), names[place] + rounding))
     if few:
         return entries
     bar = axes.inset_axes((1.03, 0.06, 0.4, 0.035))  # one strip per layer

@@ -47,7 +47,7 @@ def draw(result: DistanceResult, subject: str) -> Figure:
     notes = [rows.rule("that moved most"), ARROWS if any(not moved(layer) for layer in layers) else ""]
     notes += left_out(missing, "layer", "zero or not finite")
     figure = Figure(figsize=(10.0, 2.6 + 0.23 * max(rows.count, 6)))
-    top = head(figure, subject, sentence(result), networks(result), " ".join(filter(None, notes)))
+    top = head(figure, subject, sentence(result), networks(result), *filter(None, notes))
     stepped = any(known(layer.implied_step.straight) is not None for layer in layers)
     grid = {"left": 0.27, "right": 0.975, "top": top, "bottom": 0.95 / figure.get_figheight(), "wspace": 0.1}
     panels = figure.subplots(1, 3 if stepped else 2, squeeze=False, gridspec_kw=grid)[0]

@@ -45,7 +45,7 @@ class HypergradOptions:
             "--hyper",
             metavar="NAME=VALUE",
             parser=parsing.assignment,
-            help="A keyword of your --loss function, as l1=0.01. Repeatable.",
+            help="A keyword of your --loss, as l1=0.01. Repeatable.",
         ),
     ] = None
     label_smoothing: Annotated[

@@ -18,7 +18,7 @@ from fromage_cli.diagnostics.hypergrad.result import (
     MethodAnswer,
 )
 from fromage_cli.missing import known
-from fromage_cli.terminal.charts import PALE, QUIET, drawable, head, left_out, legend_below, say_instead, short
+from fromage_cli.terminal.charts import PALE, QUIET, drawable, head, left_out, legend_below, say_instead, short_names
 from fromage_cli.terminal.pictures import BLACK, BLUE, GREEN, ORANGE, VERMILION, picture, tick
 from fromage_cli.terminal.words import number
 
@@ -102,7 +102,8 @@ def _answers(axes: Axes, result: HypergradResult, wide: Sequence[HyperparameterA
     legend_below(axes, [*entries, (band, f"less than {number(worth)}: not worth a move")], columns=3)
     axes.set_ylim(0.5 - len(wide), 0.5)
     moves = [f"{number(one.value)} → {number(one.value + move_of(one))}" for one in wide]
-    names = [f"{short(title(one.name, one.scope))}\n{move}" for one, move in zip(wide, moves, strict=True)]
+    titles = short_names([title(one.name, one.scope) for one in wide])
+    names = [f"{name}\n{move}" for name, move in zip(titles, moves, strict=True)]
     axes.set_yticks([-place for place in range(len(wide))], labels=names)
     axes.tick_params(axis="y", length=0)
     for place, one in enumerate(wide):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fromage_cli.diagnostics.intrinsic_lr.findings import untested_layers
 from fromage_cli.diagnostics.intrinsic_lr.result import Drop, IntrinsicResult
 from fromage_cli.missing import Missing
-from fromage_cli.terminal.charts import GREY, MARKERS, drawable, head, left_out, legend, say_instead, short
+from fromage_cli.terminal.charts import GREY, MARKERS, drawable, head, left_out, legend, say_instead, short_names
 from fromage_cli.terminal.pictures import LARGEST, log_ticks, picture
 from fromage_cli.terminal.words import number
 
@@ -57,6 +57,8 @@ def _courses(axes: Axes, found: Sequence[tuple[Drop, list[str]]]) -> None:
     axes.set_ylabel("effective rate / effective rate now (no unit)")
     axes.set_yscale("log")
     entries = []
+    heads = [names[0] for _, names in found]
+    named = short_names(heads[: len(MARKERS)], heads)
     for place, (drop, names) in enumerate(found):
         steps, ratios = (-BEFORE * drop.steps[-1], 0.0, *drop.steps), (1.0, 1.0, *drop.ratios)
         (line,) = axes.plot(steps, ratios, color=GREY, linewidth=0.7, zorder=1.0)
@@ -65,7 +67,7 @@ def _courses(axes: Axes, found: Sequence[tuple[Drop, list[str]]]) -> None:
             line.set(color=colour, marker=MARKERS[place], fillstyle="none", markevery=6, linewidth=1.4, zorder=3.0)
         if place <= len(MARKERS):
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            entries.append((line, short(names[0]) + more if place < len(MARKERS) else "other curves"))
+            entries.append((line, named[place] + more if place < len(MARKERS) else "other curves"))
     legend(axes, entries)
     heights = [1.0, *(ratio for drop, _ in found for ratio in drop.ratios if drawable(ratio) and ratio > 1.0 / LARGEST)]
     log_ticks(axes.yaxis, min(heights), max(heights))

@@ -10,7 +10,7 @@ from fromage_cli.diagnostics.norms.growing import SCALE_DEPENDENT, claimed_first
 from fromage_cli.diagnostics.norms.render import verdict, when_it_hurts
 from fromage_cli.diagnostics.norms.result import LayerNorms, NormsResult
 from fromage_cli.missing import Missing, known
-from fromage_cli.terminal.charts import GREY, QUIET, Entry, drawable, head, left_out, legend, say_instead, short
+from fromage_cli.terminal.charts import GREY, QUIET, Entry, drawable, head, left_out, legend, say_instead, short_names
 from fromage_cli.terminal.pictures import (
     BLACK,
     BLUE,
@@ -94,6 +94,7 @@ def _norms(axes: Axes, result: NormsResult, layers: Sequence[LayerNorms]) -> Non
     axes.axhline(1.0, color=QUIET, linewidth=0.8, linestyle=DASHED, zorder=0.5)
     entries: list[Entry] = []
     tested = any(layer.invariance.verdict != "untested" for layer in layers)
+    names = short_names([layer.name for layer in layers[: len(SIGNS)]], [layer.name for layer in layers])
     for place, layer in enumerate(layers):
         course = _course(result, layer)
         style: dict[str, Any] = {"color": GREY, "linewidth": 0.6, "zorder": 1.0}
@@ -111,9 +112,9 @@ def _norms(axes: Axes, result: NormsResult, layers: Sequence[LayerNorms]) -> Non
         if place < len(SIGNS):
             factor, pace = known(layer.first_to_last), f"doubles in {number(doubling(layer))} steps"
             came = ["" if factor is None else f"{number(factor)} ×", pace if grows(layer) else ""]
-            entries.append((line, f"{short(layer.name)}\n{', '.join(filter(None, came))}".rstrip()))
+            entries.append((line, f"{names[place]}\n{', '.join(filter(None, came))}".rstrip()))
         elif place == len(SIGNS):
-            entries.append((line, f"{len(layers) - len(SIGNS)} more layers"))
+            entries.append((axes.plot([], [], color=GREY)[0], f"{len(layers) - len(SIGNS)} more layers"))
     ratios = [ratio for layer in layers for _, ratio in _course(result, layer)]
     low, high = min(ratios) / 1.15, max(ratios) * 1.15
     axes.set_ylim(low, high)

@@ -54,7 +54,7 @@ def draw(result: StateResult, subject: str) -> Figure:
         notes += left_out(beside, "checkpoint", "its step or its update is not known")
     below = COURSE if len(files) > 1 else 0.0
     figure = Figure(figsize=(10.0, 2.9 + 0.23 * max(rows.count, 6) + below))
-    top = head(figure, subject, verdict(result, judge(result)), _whole(result), " ".join(filter(None, notes)))
+    top = head(figure, subject, verdict(result, judge(result)), _whole(result), *filter(None, notes))
     height = figure.get_figheight()
     if not layers:
         say_instead(figure.subplots(), "No layer's update can be held against its weights.")
@@ -111,7 +111,7 @@ def _updates(axes: Axes, rows: Rows, layers: Sequence[LayerState], result: State
     if any(broken):
         least = axes.get_xlim()[0]
         places = [max(step or 0.0, least) if bad else None for step, bad in zip(steps, broken, strict=True)]
-        entries.append((rows.dots(axes, places, "X", VERMILION), "moments that no gradients can have made"))
+        entries.append((rows.dots(axes, places, "X", VERMILION, size=9.5), "moments that no gradients can have made"))
     legend_below(axes, entries, columns=2)
 
 
