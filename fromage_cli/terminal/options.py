@@ -28,7 +28,7 @@ PlotArgument = Annotated[
     typer.Option(
         metavar="FILE",
         parser=parsing.output_file,
-        help="Draw the answer, too: .svg or .png (needs the extra: plot).",
+        help="Draw the answer, too, as .svg or .png (extra: plot).",
     ),
 ]
 """Where the picture of the answer goes."""

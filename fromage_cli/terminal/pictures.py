@@ -47,12 +47,14 @@ STYLE: dict[Any, Any] = {
 """An opaque ground, so that it reads in dark viewers too; letters stay letters, and `$` is one of them."""
 
 
-def check_plot(path: Path, force: bool, others: Sequence[str | Path | None] = ()) -> None:
-    """Refuse, before anything is computed, a picture that could not be drawn or written.
+def check_plot(path: Path | None, force: bool, others: Sequence[str | Path | None] = ()) -> None:
+    """Refuse, before anything is computed, a picture that could not be drawn or written; None: none is wanted.
 
     `others`: inputs and outputs of the same call. Raises UsageError for another extension than .svg and .png, for one
     of the others' files and where matplotlib is missing; InputError where the file cannot be written.
     """
+    if path is None:
+        return
     name = visible(str(path))
     if path.suffix.lower() not in FORMATS:
         raise UsageError(
@@ -81,28 +83,41 @@ def _require_matplotlib() -> None:
         ) from error
 
 
-def with_plot(answer: Answer, draw: Callable[[str, str], bytes], path: Path, force: bool) -> Answer:
-    """The answer once its picture is written, with a note saying where.
+def with_plot(
+    answer: Answer, draw: Callable[[str, str], bytes], path: Path | None, force: bool, *, last: bool = False
+) -> Answer:
+    """The answer once its picture is written, with a note saying where; as it is where `path` is None.
 
-    `draw`: from what was measured, for the title, and `svg` or `png` to the picture. Where it cannot be written the
-    note says why, and the error is raised when the answer has been shown.
+    `draw`: from what was measured, for the title, and `svg` or `png` to the picture; `last`: of several checkpoints
+    it is about the last. Where it cannot be written the note says why, and the error is raised when the answer has
+    been shown.
     """
+    if path is None:
+        return answer
     name = visible(str(path))
     try:
-        write_file(path, draw(subject_of(answer), FORMATS[path.suffix.lower()]), force)
+        write_file(path, draw(subject_of(answer, last), FORMATS[path.suffix.lower()]), force)
     except FromageError as error:
         note = f"the plot was not written: {error.message}"
         return replace(answer, notes=(*answer.notes, note), error=answer.error or error)
     return replace(answer, notes=(*answer.notes, f"the plot was written to {name}"))
 
 
-def subject_of(answer: Answer) -> str:
-    """What was measured, for the title: the last two names of the checkpoint's path and its step, or the model."""
+def subject_of(answer: Answer, last: bool = False) -> str:
+    """What was measured, for the title: the checkpoint, the first and the last of several, or the model.
+
+    Of a checkpoint it has the last two names of its path and its step. `last`: only the last of several.
+    """
     if not answer.checkpoints:
         return answer.problem.model if answer.problem is not None else "a model"
-    checkpoint = answer.checkpoints[0]
-    name = last_two(checkpoint.path)
-    return name if checkpoint.step is None else f"{name}, step {checkpoint.step}"
+    several = len(answer.checkpoints) > 1 and not last
+    first, end = answer.checkpoints[0 if several else -1], answer.checkpoints[-1]
+    named = last_two(first.path) + ("" if first.step is None else f", step {first.step}")
+    if not several:
+        return named
+    beside = Path(first.path).parent == Path(end.path).parent  # their directory is said once
+    place = Path(end.path).name if beside else last_two(end.path)
+    return f"{named} → {place}{'' if end.step is None else f', step {end.step}'}"
 
 
 def last_two(path: str) -> str:
@@ -151,9 +166,14 @@ def loss_window(start: float, losses: Sequence[float]) -> tuple[float, float]:
 
 
 def log_ticks(axis: Any, low: float, high: float) -> None:
-    """Powers of ten; within two decades also 2 and 5 times them."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    """Powers of ten; within two decades also 2 and 5 times them, within a factor of three evenly spaced numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+    if high < 3.0 * low:
+        axis.set_major_locator(MaxNLocator(6))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
+        return
     multiples = (1.0, 2.0, 5.0) if high < 100.0 * low else (1.0,)
     axis.set_major_locator(LogLocator(subs=multiples, numticks=10))
     axis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))

@@ -69,8 +69,7 @@ def command(
     """How far may a step go before a layer's gradient no longer holds?"""
     check_direction(direction)
     etas = eta_grid(eta)
-    if plot is not None:
-        check_plot(plot, output.force, (output.output, ckpt, batch.batch, direction.removeprefix("to:")))
+    check_plot(plot, output.force, (output.output, ckpt, batch.batch, direction.removeprefix("to:")))
     intake = open_problem(ckpt, model, batch, run)
     if reload:
         intake.reload_weights()
@@ -117,5 +116,4 @@ def command(
         settings={"tensors": chosen},
         error=error,
     )
-    answer = intake.complete(answer)
-    return answer if plot is None else with_plot(answer, lambda *how: draw(result, *how), plot, output.force)
+    return with_plot(intake.complete(answer), lambda *how: draw(result, *how), plot, output.force)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.breakdown.direction_option import RANDOM, TO
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult
 from fromage_cli.missing import Missing, known
 from fromage_cli.optimizers.rule import ADAM, SGD
+from fromage_cli.terminal.charts import MARKERS, Entry, drawable, head, legend, mark, short_names
 from fromage_cli.terminal.pictures import (
     BLACK,
     BLUE,
@@ -37,15 +38,10 @@ DOTTED = 1000
 """Points of all layers up to which each is marked, so that one between two overflows is seen."""
 LARGEST_BREAKDOWN = 1e3
 """How far curves are followed: nothing is left of the first gradient there."""
-NAME_WIDTH = 36
-"""Cells of a layer's name in the legend."""
 LIGHTEST = 0.88
 """Where the colours of depth end: the yellow beyond does not show on white."""
 LEAST, INCREASE = BLUE, VERMILION
 TRUST, COSINE, COSINES, SPECTRAL, NOISE = RED, ORANGE, "#f9e8cf", "#888888", "#e4e4e4"
-
-Entry = tuple[Any, str]
-"""Something drawn, and what the legend calls it."""
 
 
 @picture("breakdown of {}")
@@ -57,15 +53,14 @@ def draw(result: BreakdownResult, subject: str) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.0, 7.2))
-    grid = {"height_ratios": (1.0, 1.7), "left": 0.085, "right": 0.635, "top": 0.89, "bottom": 0.08, "hspace": 0.09}
-    top, bottom = figure.subplots(2, 1, sharex=True, gridspec_kw=grid)
-    figure.text(0.02, 0.955, middle(visible(subject), 88), fontsize=11, weight="bold")
     direction = result.direction
     if direction.startswith(TO):
         direction = TO + last_two(direction.removeprefix(TO))
     points = counted(len(result.etas), "step") + " tried" if result.etas else "no step was measured"
     conditions = f"direction {middle(visible(direction), 60)}; {counted(len(result.layers), 'layer')}; {points}"
-    figure.text(0.02, 0.922, conditions, color="#444444")
+    grid = {"height_ratios": (1.0, 1.7), "left": 0.085, "right": 0.635, "bottom": 0.08, "hspace": 0.09}
+    grid["top"] = head(figure, subject, conditions)
+    top, bottom = figure.subplots(2, 1, sharex=True, gridspec_kw=grid)
     etas = result.etas or (1e-4, 1.0)
     margin = max(etas[-1] ** 0.02 / etas[0] ** 0.02, 1.05)
     low, high = max(etas[0] / margin, 1.0 / LARGEST), min(etas[-1] * margin, LARGEST)
@@ -82,31 +77,18 @@ def draw(result: BreakdownResult, subject: str) -> Figure:
 
 def _finite(values: Iterable[float | None]) -> list[float]:
     """The values that can be drawn."""
-    return [value for value in values if _drawable(value)]
-
-
-def _drawable(value: float | None) -> TypeGuard[float]:
-    """Whether it is a number that matplotlib's axes can hold."""
-    return value is not None and abs(value) < LARGEST
+    return [value for value in values if drawable(value)]
 
 
 def _curve(axes: Axes, etas: Sequence[float], values: Sequence[float | None], **style: Any) -> Any:
     """The curve, with a gap where a value is missing or not finite."""
-    shown = [value if _drawable(value) else math.nan for value in values]
+    shown = [value if drawable(value) else math.nan for value in values]
     return axes.plot(etas, shown, **style)[0]
 
 
 def _dots(points: int, size: float) -> dict[str, Any]:
     """The style that marks the points, where they are few enough to be told apart."""
     return {"marker": ".", "markersize": size} if points <= DOTTED else {}
-
-
-def _legend(axes: Axes, entries: Sequence[Entry]) -> None:
-    """Right of the panel; the words are set afterwards, as a label that begins with `_` would be left out."""
-    drawn, blank = [drawn for drawn, _ in entries], ["?"] * len(entries)
-    legend = axes.legend(drawn, blank, loc="upper left", bbox_to_anchor=(1.015, 1.02), borderaxespad=0.0)
-    for text, (_, words) in zip(legend.get_texts(), entries, strict=True):
-        text.set_text(words)
 
 
 def _loss_panel(axes: Axes, result: BreakdownResult) -> None:
@@ -120,25 +102,12 @@ def _loss_panel(axes: Axes, result: BreakdownResult) -> None:
     curve = _curve(axes, result.etas, result.losses, color=BLACK, **_dots(len(result.etas), 3.5))
     start = axes.axhline(result.loss, color=BLACK, linestyle=DASHED, linewidth=0.9)
     entries = [(curve, f"loss{above}"), (start, f"loss at η = 0: {number(result.loss)}")]
-    if not isinstance(result.argmin_loss_eta, Missing):
-        entries.append(_mark(axes, result.argmin_loss_eta, "least loss: ", color=LEAST, marker="o"))
-    if not isinstance(result.first_increase_eta, Missing):
-        entries.append(_mark(axes, result.first_increase_eta, "loss rises: ", color=INCREASE, marker="^"))
+    if (least := known(result.argmin_loss_eta)) is not None:
+        entries.append(mark(axes, least, f"least loss: η = {number(least)}", LEAST, "o"))
+    if (rise := known(result.first_increase_eta)) is not None:
+        entries.append(mark(axes, rise, f"loss rises: η = {number(rise)}", INCREASE, "^"))
     _trust_lines(axes, result)
-    _legend(axes, entries)
-
-
-def _mark(axes: Axes, eta: float, words: str, color: str, marker: str) -> Entry:
-    """A thin line across the panel, with a sign at its foot."""
-    axes.axvline(eta, color=color, linewidth=0.9)
-    foot: dict[str, Any] = {
-        "transform": axes.get_xaxis_transform(),
-        "clip_on": False,
-        "linestyle": "",
-        "ms": 6.5,
-        "zorder": 4,
-    }
-    return axes.plot([eta], [0.0], color=color, marker=marker, **foot)[0], f"{words}η = {number(eta)}"
+    legend(axes, entries)
 
 
 def _trust_lines(axes: Axes, result: BreakdownResult) -> list[Entry]:
@@ -147,10 +116,9 @@ def _trust_lines(axes: Axes, result: BreakdownResult) -> list[Entry]:
     if not isinstance(result.trust_eta, Missing):
         line = axes.axvline(result.trust_eta, color=TRUST, linewidth=1.3)
         first = result.limiting_layer or ""
-        drawn = "" if first in {layer.name for layer in result.layers} else " (not drawn)"
-        entries.append(
-            (line, f"sure in every layer: η = {number(result.trust_eta)}\nfirst to fail: {_name(first)}{drawn}")
-        )
+        every = [layer.name for layer in result.layers]
+        failing = short_names([first], every)[0] + ("" if first in every else " (not drawn)")
+        entries.append((line, f"sure in every layer: η = {number(result.trust_eta)}\nfirst to fail: {failing}"))
     lemma = lemma2_eta(result)
     if lemma is not None:
         line = axes.axvline(lemma, color=TRUST, linestyle=(0, (1, 1.6)), linewidth=1.6)
@@ -170,26 +138,32 @@ def lemma2_eta(result: BreakdownResult) -> float | None:
 
 
 def _layers(axes: Axes, result: BreakdownResult) -> list[Entry]:
-    """The curve of every layer, from the first in blue to the last in green; of too many, the colours beside them."""
+    """The curve of every layer, from the first in blue to the last in green.
+
+    Few have a sign each; of too many the first to fail is red, and the colours stand beside them.
+    """
     from matplotlib import colormaps
 
     few = len(result.layers) <= NAMED
-    style: dict[str, Any] = {"linewidth": 1.5} if few else {"linewidth": 0.8, "alpha": 0.85}
+    style: dict[str, Any] = {"linewidth": 1.5, "fillstyle": "none"} if few else {"linewidth": 0.8, "alpha": 0.85}
     style |= _dots(len(result.layers) * len(result.etas), 4.0 if few else 2.0)
     last = max(len(result.layers) - 1, 1)
     colours = [colormaps["viridis"](LIGHTEST * index / last) for index in range(len(result.layers))]
-    entries = []
-    for layer, colour in zip(result.layers, colours, strict=True):
+    entries, names = [], short_names([layer.name for layer in result.layers])
+    for place, (layer, colour) in enumerate(zip(result.layers, colours, strict=True)):
+        own: dict[str, Any] = {"color": colour, **({"marker": MARKERS[place]} if few else {})}
+        if not few and layer.name == result.limiting_layer:
+            own = {"color": TRUST, "linewidth": 1.8, "zorder": 2.9}
         values = [value if value is not None and value > 0.0 else None for value in map(known, layer.breakdown)]
         rounding = ", only rounding" if layer.name in result.noise else ""
-        entries.append((_curve(axes, result.etas, values, color=colour, **style), _name(layer.name) + rounding))
+        entries.append((_curve(axes, result.etas, values, **style | own), names[place] + rounding))
     if few:
         return entries
     bar = axes.inset_axes((1.03, 0.06, 0.4, 0.035))  # one strip per layer
     bar.bar(range(len(colours)), 1.0, width=1.0, color=colours, edgecolor=colours, linewidth=0.3)
     bar.set(xlim=(-0.5, len(colours) - 0.5), ylim=(0.0, 1.0), xticks=[], yticks=[])
-    for place, words, side in ((0.0, "first layer", "left"), (1.0, "last layer", "right")):
-        bar.text(place, -0.4, words, transform=bar.transAxes, ha=side, va="top", fontsize=8.5)
+    for end, words, side in ((0.0, "first layer", "left"), (1.0, "last layer", "right")):
+        bar.text(end, -0.4, words, transform=bar.transAxes, ha=side, va="top", fontsize=8.5)
     bar.spines[:].set_visible(False)
     return []
 
@@ -221,7 +195,7 @@ def _breakdown_panel(axes: Axes, result: BreakdownResult) -> None:
     if noise > 0.0:  # what repeating the evaluation changes, up to the noisiest layer
         band = axes.axhspan(low, max(noise, low), color=NOISE, linewidth=0, zorder=0.2)
         entries.append((band, f"rounding changes it by {number(noise)}{'' if noise > low else ', below this axis'}"))
-    _legend(axes, entries)
+    legend(axes, entries)
 
 
 def breakdown_window(result: BreakdownResult) -> tuple[float, float]:
@@ -234,11 +208,6 @@ def breakdown_window(result: BreakdownResult) -> tuple[float, float]:
     low = max(min((*values, 0.5)), 1e-9)
     high = max(min(max(values), max(LARGEST_BREAKDOWN, lowest_layer)), 2.0)
     return low / 1.5, high * 1.5
-
-
-def _name(name: str) -> str:
-    """A layer's name as the legend has room for it."""
-    return middle(visible(name), NAME_WIDTH)
 
 
 def _cosines(result: BreakdownResult) -> list[float]:

@@ -16,10 +16,12 @@ from fromage_cli.terminal.options import (
     BatchOptions,
     ModelOptions,
     OutputOptions,
+    PlotArgument,
     RunOptions,
     TensorOptions,
     diagnostic,
 )
+from fromage_cli.terminal.pictures import check_plot, with_plot
 from fromage_cli.terminal.progress import progress
 
 NoSpectrumOption = Annotated[
@@ -36,6 +38,7 @@ def command(
     second: Annotated[str, typer.Argument(metavar="B", help="Another checkpoint of the same architecture.")],
     *,
     no_spectrum: NoSpectrumOption = False,
+    plot: PlotArgument = None,
     model: ModelOptions,
     batch: BatchOptions,
     tensors: TensorOptions,
@@ -47,10 +50,13 @@ def command(
     if session.current().origins.get("optimizer_state") == session.COMMAND_LINE:
         raise UsageError("--optimizer-state: no optimizer plays a part in a distance.", "Leave it out.")
 
+    check_plot(plot, output.force, (output.output, first, second, batch.batch))
+
     from fromage_cli.checkpoints import open_checkpoint
     from fromage_cli.diagnostics.distance.findings import judge
     from fromage_cli.diagnostics.distance.measure import measure, work_of
     from fromage_cli.diagnostics.distance.pairing import pair_tensors
+    from fromage_cli.diagnostics.distance.plot import draw
     from fromage_cli.diagnostics.distance.render import advise, headline, render, training_steps
     from fromage_cli.problem.conditions.budget import Budget
 
@@ -98,4 +104,5 @@ def command(
     within = ends[1].removeprefix(f"{ends[0].rpartition('/')[0]}/")  # the directory of both is said once
     between = "" if steps is None else counted(steps, "step")
     compared = (counted(len(result.layers), "layer"),) if intake is None else intake.header[1:]
-    return replace(answer, checkpoints=pair, header=(f"{ends[0]} → {within}", between, *compared))
+    answer = replace(answer, checkpoints=pair, header=(f"{ends[0]} → {within}", between, *compared))
+    return with_plot(answer, lambda *how: draw(result, *how), plot, output.force)

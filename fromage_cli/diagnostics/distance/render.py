@@ -71,8 +71,8 @@ def _facts(result: DistanceResult) -> Iterator[Fact]:
     """How far the outputs differ, and how large the training steps must have been."""
     apart, worst = known(result.function_distance), known(result.largest_function_distance)
     if apart is not None:
-        beside = "" if worst is None else f"; worst row {_share(worst)[0]}"
-        value, words = _share(apart)
+        beside = "" if worst is None else f"; worst row {share(worst)[0]}"
+        value, words = share(apart)
         yield Fact("Outputs differ", value, f"{words}{beside}")
         if apart >= 1.0:
             fresh = 0 in (known(result.first_step), known(result.second_step))
@@ -88,7 +88,7 @@ def _facts(result: DistanceResult) -> Iterator[Fact]:
             yield Fact("", number(step.wandering), "if they went to and fro at random (wandering)")
 
 
-def _share(value: float) -> tuple[str, str]:
+def share(value: float) -> tuple[str, str]:
     """A difference as a share of the outputs' size, or as a multiple of it."""
     return (f"{number(100.0 * value)} %", "of their size") if value < 10.0 else (f"{number(value)} ×", "their size")
 

@@ -16,6 +16,7 @@ from fromage_cli.terminal.options import (
     RunOptions,
     diagnostic,
 )
+from fromage_cli.terminal.pictures import check_plot, with_plot
 from fromage_cli.terminal.progress import Work, progress
 
 SMOOTHING_ASSUMED = "loss: label smoothing is taken as 0. If training has some, give --label-smoothing."
@@ -36,6 +37,7 @@ def command(
     """Which way should weight decay, dropout and label smoothing move?"""
     optimizer.check()
     asked.check()
+    check_plot(asked.plot, output.force, (output.output, ckpt, batch.batch, asked.val_batch))
     ahead = asked.kind in (None, "unroll")
     intake = open_problem(
         ckpt, model, batch, run, spare=asked.horizon if ahead else 0, in_loss=asked.scalars
@@ -45,6 +47,7 @@ def command(
     from fromage_cli.diagnostics.hypergrad.cost import estimate, expected_work
     from fromage_cli.diagnostics.hypergrad.findings import judge
     from fromage_cli.diagnostics.hypergrad.measure import measure, notes_of
+    from fromage_cli.diagnostics.hypergrad.plot import draw
     from fromage_cli.diagnostics.hypergrad.render import TOLD, advise, answers_table, header, headline, render
     from fromage_cli.diagnostics.hypergrad.validation_rows import validation
     from fromage_cli.probes.cost import gradients
@@ -107,4 +110,5 @@ def command(
         settings={"mode": training.mode, **rule.flags},
         error=error,
     )
-    return replace(intake, problem=training).complete(answer)
+    answer = replace(intake, problem=training).complete(answer)
+    return with_plot(answer, lambda *how: draw(result, *how), asked.plot, output.force)

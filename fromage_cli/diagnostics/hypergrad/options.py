@@ -9,6 +9,7 @@ import typer
 from fromage_cli.errors import UsageError
 from fromage_cli.terminal import parsing
 from fromage_cli.terminal.optimizer_options import require
+from fromage_cli.terminal.options import PlotArgument
 from fromage_cli.terminal.words import nearest
 
 METHODS = ("unroll", "gauss-newton", "hessian", "source", "delta-stn")
@@ -44,7 +45,7 @@ class HypergradOptions:
             "--hyper",
             metavar="NAME=VALUE",
             parser=parsing.assignment,
-            help="A keyword of your --loss function, as l1=0.01. Repeatable.",
+            help="A keyword of your --loss, as l1=0.01. Repeatable.",
         ),
     ] = None
     label_smoothing: Annotated[
@@ -65,6 +66,7 @@ class HypergradOptions:
             "--damping", metavar="auto|X", help="Added to the curvature, in multiples of its mean eigenvalue."
         ),
     ] = "auto"
+    plot: PlotArgument = None
 
     def check(self) -> None:
         """Raises UsageError for a number out of range, an unknown method, or no validation rows."""

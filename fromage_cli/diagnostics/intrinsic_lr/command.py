@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -24,9 +24,6 @@ from fromage_cli.terminal.options import (
     diagnostic,
 )
 from fromage_cli.terminal.pictures import check_plot, with_plot
-
-if TYPE_CHECKING:
-    from fromage_cli.diagnostics.intrinsic_lr.result import IntrinsicResult
 
 
 @dataclass(frozen=True)
@@ -49,18 +46,7 @@ class FutureOptions:
             raise UsageError(f"--drop {self.drop:g}: expected a number above 1.", "10 divides the rate by ten.")
         if self.plot is not None and self.drop is None:
             raise UsageError("--plot draws what a drop of the rate does.", "Give --drop FACTOR too, as --drop 10.")
-        if self.plot is not None:
-            check_plot(self.plot, force, others)
-
-    def drawn(self, answer: Answer, result: "IntrinsicResult", force: bool) -> Answer:
-        """The answer once its picture is written, where one is wanted, which is called after the last checkpoint."""
-        if self.plot is None:
-            return answer
-        from fromage_cli.diagnostics.intrinsic_lr.plot import draw
-
-        last = replace(answer, checkpoints=answer.checkpoints[-1:])
-        found = with_plot(last, lambda *how: draw(result, *how), self.plot, force)
-        return replace(found, checkpoints=answer.checkpoints)
+        check_plot(self.plot, force, others)
 
 
 @diagnostic(tables=("layers", "rotations", "drop", "forecast", "norms", "summary"), estimate=True)
@@ -88,6 +74,7 @@ def command(
     from fromage_cli.checkpoints.reading.reading_cost import reading_cost
     from fromage_cli.diagnostics.intrinsic_lr.findings import judge
     from fromage_cli.diagnostics.intrinsic_lr.measure import measure
+    from fromage_cli.diagnostics.intrinsic_lr.plot import draw
     from fromage_cli.diagnostics.intrinsic_lr.render import TOLD, advise, render
     from fromage_cli.diagnostics.intrinsic_lr.result import Evidence
     from fromage_cli.diagnostics.intrinsic_lr.settings import find_training
@@ -161,4 +148,4 @@ def command(
             "summary": lambda: headline(result),
         },
     )
-    return future.drawn(series.complete(answer), result, output.force)
+    return with_plot(series.complete(answer), lambda *how: draw(result, *how), future.plot, output.force, last=True)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fromage_cli.diagnostics.intrinsic_lr.findings import untested_layers
 from fromage_cli.diagnostics.intrinsic_lr.result import Drop, IntrinsicResult
 from fromage_cli.missing import Missing
-from fromage_cli.terminal.pictures import log_ticks, picture
-from fromage_cli.terminal.words import middle, number, visible
+from fromage_cli.terminal.charts import GREY, MARKERS, drawable, head, left_out, legend, say_instead, short_names
+from fromage_cli.terminal.pictures import LARGEST, log_ticks, picture
+from fromage_cli.terminal.words import number
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NAMED = 10
-"""Different curves that are named one by one."""
-NAME_WIDTH = 32
-"""Cells of a layer's name in the legend."""
 BEFORE = 0.08
 """Part of the time after the drop for which the rate before it is drawn too."""
 BRIGHTEST = 0.88
@@ -27,38 +26,51 @@ BRIGHTEST = 0.88
 def draw(result: IntrinsicResult, subject: str) -> Figure:
     """One panel with a title; the legend stands right of it.
 
-    `subject`: what was measured, for the title.
+    `subject`: what was measured, for the title. Layers without a course are left out, and it is said.
     """
-    import matplotlib
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.0, 5.0))
-    axes = figure.subplots(1, 1)
-    figure.subplots_adjust(left=0.09, right=0.66, top=0.84, bottom=0.15)
-    figure.text(0.02, 0.93, middle(visible(subject), 80), fontsize=11, weight="bold")
+    figure = Figure(figsize=(9.0, 5.2))
+    found = curves(result)
+    drawn = {name for _, names in found for name in names}
     rate = number(result.drop_factor)
-    figure.text(
-        0.02, 0.88, f"effective rate relative to now, after the learning rate is divided by {rate}", color="#444444"
-    )
+    lines = [f"effective rate relative to now, after the learning rate is divided by {rate}"]
     if untested_layers(result):
-        figure.text(0.02, 0.02, "Warning: this holds for scale-invariant layers only, which was not tested.")
-    axes.set_xlabel("steps after the drop")
-    axes.set_ylabel("effective rate / effective rate now")
-    axes.set_yscale("log")
-    colours, found = matplotlib.colormaps["viridis"], curves(result)
-    lines = []
-    for index, (drop, _) in enumerate(found):
-        steps, ratios = (-BEFORE * drop.steps[-1], 0.0, *drop.steps), (1.0, 1.0, *drop.ratios)
-        lines += axes.plot(steps, ratios, color=colours(BRIGHTEST * index / max(len(found) - 1, 1)))
-    lines = lines[:NAMED]
-    # names are set one by one, because a legend leaves out those that begin with an underscore
-    legend = axes.legend(lines, ["?"] * len(lines), loc="upper left", bbox_to_anchor=(1.02, 1.0))
-    for text, (_, names) in zip(legend.get_texts(), found, strict=False):
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        text.set_text(middle(visible(names[0]), NAME_WIDTH) + more)
-    heights = [ratio for drop, _ in found for ratio in (1.0, *drop.ratios)] or [1.0]
-    log_ticks(axes.yaxis, min(heights), max(heights))
+        lines.append("Warning: this holds for scale-invariant layers only, which was not tested.")
+    if (more := len(found) - len(MARKERS)) > 0:
+        lines.append(f"Named are the first {len(MARKERS)} curves in the order of the network; {more} more are grey.")
+    lines += left_out([layer.name for layer in result.layers if layer.name not in drawn], "layer", "no course is known")
+    top = head(figure, subject, *lines)
+    axes = figure.subplots(gridspec_kw={"left": 0.09, "right": 0.64, "top": top, "bottom": 0.11})
+    if found:
+        _courses(axes, found)
+    else:
+        say_instead(axes, "No layer's course after the drop is known.")
     return figure
+
+
+def _courses(axes: Axes, found: Sequence[tuple[Drop, list[str]]]) -> None:
+    """A curve for each course, with a sign of its own for the first of them and in grey for the others."""
+    from matplotlib import colormaps
+
+    axes.set_xlabel("steps after the drop")
+    axes.set_ylabel("effective rate / effective rate now (no unit)")
+    axes.set_yscale("log")
+    entries = []
+    heads = [names[0] for _, names in found]
+    named = short_names(heads[: len(MARKERS)], heads)
+    for place, (drop, names) in enumerate(found):
+        steps, ratios = (-BEFORE * drop.steps[-1], 0.0, *drop.steps), (1.0, 1.0, *drop.ratios)
+        (line,) = axes.plot(steps, ratios, color=GREY, linewidth=0.7, zorder=1.0)
+        if place < len(MARKERS):
+            colour = colormaps["viridis"](BRIGHTEST * place / max(min(len(found), len(MARKERS)) - 1, 1))
+            line.set(color=colour, marker=MARKERS[place], fillstyle="none", markevery=6, linewidth=1.4, zorder=3.0)
+        if place <= len(MARKERS):
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            entries.append((line, named[place] + more if place < len(MARKERS) else "other curves"))
+    legend(axes, entries)
+    heights = [1.0, *(ratio for drop, _ in found for ratio in drop.ratios if drawable(ratio) and ratio > 1.0 / LARGEST)]
+    log_ticks(axes.yaxis, min(heights), max(heights))
 
 
 def curves(result: IntrinsicResult) -> list[tuple[Drop, list[str]]]:

@@ -10,16 +10,19 @@ from fromage_cli.terminal.options import (
     ModelOptions,
     NameOptions,
     OutputOptions,
+    PlotArgument,
     RunArgument,
     RunOptions,
     diagnostic,
 )
+from fromage_cli.terminal.pictures import check_plot, with_plot
 
 
 @diagnostic(tables=("layers", "steps", "summary"), estimate=True, ranks=True)
 def command(
     ckpt: RunArgument,
     *,
+    plot: PlotArgument = None,
     optimizer: TrainingOptions,
     model: ModelOptions,
     batch: BatchOptions,
@@ -32,10 +35,12 @@ def command(
     A scale-invariant layer need not grow: with --model the layers are tested for that too.
     """
     optimizer.check()
+    check_plot(plot, output.force, (output.output, *ckpt, batch.batch))
 
     from fromage_cli.checkpoints.reading.reading_cost import reduction_cost
     from fromage_cli.diagnostics.norms.findings import judge
     from fromage_cli.diagnostics.norms.measure import examine_layers, measure, vectors_left_out
+    from fromage_cli.diagnostics.norms.plot import draw
     from fromage_cli.diagnostics.norms.settings import find_run_settings
     from fromage_cli.problem.conditions.budget import Budget
 
@@ -72,22 +77,21 @@ def command(
     from fromage_cli.diagnostics.norms.tables import curve, headline
 
     findings = judge(result)
-    return series.complete(
-        Answer(
-            result=result,
-            page=lambda style: render(result, style, findings),
-            tables={
-                "layers": lambda: records(result.layers),
-                "steps": lambda: curve(result),
-                "summary": lambda: headline(result, findings),
-            },
-            header=trained_by(settings.flags),
-            advice=advise(result, findings, series.with_model(RESIZABLE)),
-            findings=findings,
-            told=TOLD,
-            provenance=Provenance(device="cpu", dtype="float64"),
-            details=(*settings.notes, *vectors_left_out(series.checkpoints[-1], *tensors.globs)),
-            settings=settings.flags,
-            error=limit,
-        )
+    answer = Answer(
+        result=result,
+        page=lambda style: render(result, style, findings),
+        tables={
+            "layers": lambda: records(result.layers),
+            "steps": lambda: curve(result),
+            "summary": lambda: headline(result, findings),
+        },
+        header=trained_by(settings.flags),
+        advice=advise(result, findings, series.with_model(RESIZABLE)),
+        findings=findings,
+        told=TOLD,
+        provenance=Provenance(device="cpu", dtype="float64"),
+        details=(*settings.notes, *vectors_left_out(series.checkpoints[-1], *tensors.globs)),
+        settings=settings.flags,
+        error=limit,
     )
+    return with_plot(series.complete(answer), lambda *how: draw(result, *how), plot, output.force)

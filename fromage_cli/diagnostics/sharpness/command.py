@@ -35,8 +35,7 @@ def command(
     """Is my learning rate stable for this network's curvature?"""
     optimizer.check()
     asked.check(output)
-    if asked.plot is not None:
-        check_plot(asked.plot, output.force, (output.output, ckpt, batch.batch))
+    check_plot(asked.plot, output.force, (output.output, ckpt, batch.batch))
     intake = open_problem(ckpt, model, batch, run).as_trained()
 
     from fromage_cli.diagnostics.sharpness.conclusion import advise, optimizer_at_rate
@@ -87,7 +86,4 @@ def command(
         settings={"tensors": chosen, **rule.flags},
         error=error,
     )
-    answer = intake.complete(answer)
-    return (
-        answer if asked.plot is None else with_plot(answer, lambda *how: draw(result, *how), asked.plot, output.force)
-    )
+    return with_plot(intake.complete(answer), lambda *how: draw(result, *how), asked.plot, output.force)

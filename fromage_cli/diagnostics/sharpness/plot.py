@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 from fromage_cli.diagnostics.sharpness.conclusion import optimizer_at_rate
 from fromage_cli.diagnostics.sharpness.result import QuadraticModel, SharpnessResult
 from fromage_cli.missing import Missing, known
+from fromage_cli.terminal.charts import drawable, head, legend_below, mark, say_instead
 from fromage_cli.terminal.pictures import (
     BLACK,
     BLUE,
     DASHED,
     GREEN,
-    LARGEST,
     ORANGE,
     RED,
     log_ticks,
     loss_window,
     picture,
 )
-from fromage_cli.terminal.words import middle, number, visible
+from fromage_cli.terminal.words import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,12 +41,11 @@ def draw(result: SharpnessResult, subject: str) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.0, 4.6))
-    left, right = figure.subplots(1, 2, gridspec_kw={"left": 0.08, "right": 0.975, "bottom": 0.27, "top": 0.82})
-    figure.text(0.02, 0.935, middle(visible(subject), 88), fontsize=11, weight="bold")
-    figure.text(0.02, 0.885, conditions(result), color="#444444")
+    top = head(figure, subject, conditions(result))
+    left, right = figure.subplots(1, 2, gridspec_kw={"left": 0.08, "right": 0.975, "bottom": 0.27, "top": top})
     if isinstance(result.quadratic, Missing):
-        _nothing(left, "no quadratic model was measured")
-        _nothing(right, "no training was simulated")
+        say_instead(left, "no quadratic model was measured")
+        say_instead(right, "no training was simulated")
         return figure
     _line_panel(left, result, result.quadratic)
     _training_panel(right, result.quadratic)
@@ -61,11 +60,6 @@ def conditions(result: SharpnessResult) -> str:
     return "; ".join(words)
 
 
-def _nothing(axes: Axes, words: str) -> None:
-    axes.set_axis_off()
-    axes.text(0.5, 0.5, words, ha="center", va="center", color="#666666")
-
-
 def _line_panel(axes: Axes, result: SharpnessResult, model: QuadraticModel) -> None:
     """Both losses against the learning rate of the next step."""
     axes.set_xscale("log")
@@ -74,19 +68,19 @@ def _line_panel(axes: Axes, result: SharpnessResult, model: QuadraticModel) -> N
     axes.set_ylabel("loss on the batch")
     low, high = loss_window(result.loss, model.line_losses)
     axes.set_ylim(low, high)
-    _curve(axes, model.rates, model.line_losses, color=BLACK, marker=".", label="the network")
-    _curve(axes, model.rates, model.line_model_losses, color=MODEL, linestyle=DASHED, label="its quadratic model")
+    entries = [
+        (_curve(axes, model.rates, model.line_losses, color=BLACK, marker="."), "the network"),
+        (_curve(axes, model.rates, model.line_model_losses, color=MODEL, linestyle=DASHED), "its quadratic model"),
+    ]
     axes.axhline(result.loss, color=BLACK, linewidth=0.7, linestyle=(0, (1, 2)))
     critical = known(result.critical_sharpness)
     marks = (
-        (known(model.radius), RADIUS, "model accurate to"),
-        (known(result.learning_rate), RATE, "your rate"),
-        (2.0 / critical if critical else None, CRITICAL, "loss rises"),
+        (known(model.radius), RADIUS, "D", "model accurate to"),
+        (known(result.learning_rate), RATE, "v", "your rate"),
+        (2.0 / critical if critical else None, CRITICAL, "^", "loss rises"),
     )
-    for rate, colour, words in marks:
-        if rate is not None:
-            axes.axvline(rate, color=colour, linewidth=1.1, label=f"{words}: {number(rate)}")
-    _legend(axes)
+    entries += [mark(axes, rate, f"{words}: {number(rate)}", *sign) for rate, *sign, words in marks if rate is not None]
+    legend_below(axes, entries, columns=3)
 
 
 def _training_panel(axes: Axes, model: QuadraticModel) -> None:
@@ -94,23 +88,20 @@ def _training_panel(axes: Axes, model: QuadraticModel) -> None:
     from matplotlib.ticker import MaxNLocator
 
     if not model.losses:
-        return _nothing(axes, "no training was simulated")
+        return say_instead(axes, "no training was simulated")
     axes.set_xlabel("step of training in the quadratic model")
     axes.set_ylabel("its loss")
-    shown = [loss for loss in model.losses if abs(loss) < LARGEST]
+    shown = [loss for loss in model.losses if drawable(loss)]
     if 0.0 < WIDE * min(shown) < max(shown):
         axes.set_yscale("log")
         log_ticks(axes.yaxis, min(shown), max(shown))
-    _curve(axes, range(len(model.losses)), model.losses, color=MODEL, marker=".", label=f"the loss {model.outcome}")
-    start = model.losses[0]
-    axes.axhline(start, color=BLACK, linewidth=0.9, linestyle=DASHED, label=f"start: {number(start)}")
+    curve = _curve(axes, range(len(model.losses)), model.losses, color=MODEL, marker=".")
+    start = axes.axhline(model.losses[0], color=BLACK, linewidth=0.9, linestyle=DASHED)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return _legend(axes)
+    entries = [(curve, f"the loss {model.outcome}"), (start, f"start: {number(model.losses[0])}")]
+    return legend_below(axes, entries, columns=3)
 
 
-def _curve(axes: Axes, places: Sequence[float], values: Sequence[float], **style: Any) -> None:
-    axes.plot(places, [value if abs(value) < LARGEST else math.nan for value in values], **style)
-
-
-def _legend(axes: Axes) -> None:
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3, columnspacing=1.2, handlelength=1.6)
+def _curve(axes: Axes, places: Sequence[float], values: Sequence[float], **style: Any) -> Any:
+    """The curve, with a gap where a value cannot be drawn."""
+    return axes.plot(places, [value if drawable(value) else math.nan for value in values], **style)[0]

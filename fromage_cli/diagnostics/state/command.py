@@ -9,7 +9,15 @@ from fromage_cli.errors import InputError
 from fromage_cli.intake import checkpoint_record, short_place
 from fromage_cli.terminal.answer import Answer, Provenance, estimate_answer, records
 from fromage_cli.terminal.optimizer_options import StepsPerEpochOption
-from fromage_cli.terminal.options import CheckpointOptions, NameOptions, OutputOptions, RunArgument, diagnostic
+from fromage_cli.terminal.options import (
+    CheckpointOptions,
+    NameOptions,
+    OutputOptions,
+    PlotArgument,
+    RunArgument,
+    diagnostic,
+)
+from fromage_cli.terminal.pictures import check_plot, with_plot
 from fromage_cli.terminal.progress import progress
 
 
@@ -21,6 +29,7 @@ def command(
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Print the cost in bytes and seconds, then stop.")
     ] = False,
+    plot: PlotArgument = None,
     checkpoint: CheckpointOptions,
     tensors: NameOptions,
     output: OutputOptions,
@@ -29,11 +38,14 @@ def command(
 
     Nothing is needed but the checkpoint. Of several, each is held against the one before.
     """
+    check_plot(plot, output.force, (output.output, *ckpt, checkpoint.optimizer_state))
+
     from fromage_cli.checkpoints.runs.gathering import gather_series
     from fromage_cli.diagnostics.state.continuity import Links
     from fromage_cli.diagnostics.state.copies import compared, stored_copies
     from fromage_cli.diagnostics.state.findings import judge
     from fromage_cli.diagnostics.state.measure import measure, trained_tensors
+    from fromage_cli.diagnostics.state.plot import draw
     from fromage_cli.diagnostics.state.render import advise, header, headline, is_over, render, told_above
     from fromage_cli.optimizers.settings import ANOTHER_RATE
 
@@ -61,7 +73,7 @@ def command(
         replicas, unreadable = compared(copies, advance)
     result = replace(result, replicas=replicas)
     findings, record = judge(result), checkpoint_record(last)
-    return Answer(
+    answer = Answer(
         result=result,
         page=lambda style: render(result, style, findings),
         tables={
@@ -80,3 +92,4 @@ def command(
         notes=(*gathered.notes, *unread, *unreadable),
         details=tuple(note.removesuffix(ANOTHER_RATE) for note in links.settings.notes),
     )
+    return with_plot(answer, lambda *how: draw(result, *how), plot, output.force, last=True)

@@ -46,8 +46,7 @@ def command(
     optimizer.check()
     schedule.check()
     asked.check(output)
-    if plot is not None:
-        check_plot(plot, output.force, (output.output, ckpt, batch.batch, schedule.schedule))
+    check_plot(plot, output.force, (output.output, ckpt, batch.batch, schedule.schedule))
     intake = open_problem(ckpt, model, batch, run, spare=asked.further_batches).as_trained()
 
     from fromage_cli.checkpoints.runs.saved_schedule import updates_made
@@ -109,5 +108,4 @@ def command(
     )
     if asked.value is not None:
         answer = replace(answer, **asked.alone(result, error))
-    answer = intake.complete(answer)
-    return answer if plot is None else with_plot(answer, lambda *how: draw(result, *how), plot, output.force)
+    return with_plot(intake.complete(answer), lambda *how: draw(result, *how), plot, output.force)

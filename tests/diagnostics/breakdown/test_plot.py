@@ -22,6 +22,7 @@ from fromage_cli.diagnostics.breakdown.result import BreakdownResult, DepthResul
 from fromage_cli.errors import InputError, UsageError
 from fromage_cli.terminal import pictures
 from fromage_cli.terminal.answer import Answer, CheckpointRecord, ProblemRecord
+from tests.diagnostics.pictures import words
 
 ROOT = Path(__file__).parents[3]
 SAMPLE = ROOT / "sample_checkpoints" / "mlp-2"
@@ -45,7 +46,7 @@ SHOWN = (
     "right\\u202eleft",
     "\u5c64.\u6b0a\u91cd",
     "lone\\ud800",
-    "x" * 11 + "\u2026" + "x" * 17 + ".weight",
+    "\u2026weight",
 )
 
 
@@ -57,11 +58,6 @@ def nothing_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("the checkpoint was opened")
 
     monkeypatch.setattr(command, "open_problem", refuse)
-
-
-def words(svg: bytes) -> list[str]:
-    """Every piece of text of a picture; it must be well-formed."""
-    return ["".join(node.itertext()) for node in ElementTree.fromstring(svg).iter() if node.tag.endswith("}text")]
 
 
 def test_an_svg_names_the_curves_and_every_mark(make_result: Make) -> None:
@@ -164,6 +160,17 @@ def test_many_layers_are_told_apart_by_depth(make_result: Make, make_layer: Any)
     assert any("layers.7.weight" in text for text in shown)
 
 
+def test_curves_are_told_apart_without_colour(make_result: Make, make_layer: Any) -> None:
+    few = plot.draw.__wrapped__(make_result(), "mlp").axes[1]  # type: ignore[attr-defined]
+    assert [line.get_marker() for line in few.lines[:2]] == ["o", "s"]
+    layers = tuple(make_layer(f"layers.{index}.weight") for index in range(143))
+    result = make_result(layers=layers, limiting_layer="layers.7.weight")
+    many = plot.draw.__wrapped__(result, "deep").axes[1]  # type: ignore[attr-defined]
+    widths = [line.get_linewidth() for line in many.lines[:143]]
+    assert widths.index(max(widths)) == 7
+    assert widths.count(max(widths)) == 1
+
+
 def test_differing_cosines_are_a_band_and_noise_is_left_out(make_result: Make, make_layer: Any) -> None:
     layers = (make_layer("a", cosine=0.25), make_layer("b", cosine=0.75), make_layer("c", cosine=-0.5, noise_floor=2.0))
     shown = words(plot.draw(make_result(layers=layers, noise=("c",)), "mlp", "svg"))
@@ -229,6 +236,20 @@ def test_ticks_are_written_out(value: float, text: str) -> None:
     assert pictures.tick(value) == text
 
 
+@pytest.mark.parametrize("ends", [(0.98, 1.03), (1e-5, 2.5e-5), (0.5, 4.0), (1e-9, 1e3)])
+def test_every_logarithmic_axis_has_two_numbers_or_more(ends: tuple[float, float]) -> None:
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    axes.set_xscale("log")
+    axes.set_xlim(*ends)
+    pictures.log_ticks(axes.xaxis, *ends)
+    shown = [place for place in axes.get_xticks() if ends[0] <= place <= ends[1]]
+    words = [label.get_text() for label in axes.get_xticklabels()]
+    assert len(shown) >= 2
+    assert len({*words}) == len(words)
+
+
 def curves(result: BreakdownResult, count: int, value: Any) -> BreakdownResult:
     """The result with every curve replaced: a grid of `count` points and one value throughout."""
     layer: LayerBreakdown = dataclasses.replace(result.layers[0], breakdown=(value,) * count)
@@ -270,6 +291,13 @@ def test_the_title_is_the_checkpoint_or_the_model() -> None:
     assert pictures.subject_of(dataclasses.replace(answer, checkpoints=(record,))) == "run/model_200.pt, step 200"
     bare = dataclasses.replace(record, path="/w.pt", step=None)
     assert pictures.subject_of(dataclasses.replace(answer, checkpoints=(bare,))) == "w.pt"
+    ends = (dataclasses.replace(record, path="/home/me/run/model_100.pt", step=100), record)
+    assert pictures.subject_of(dataclasses.replace(answer, checkpoints=ends)) == (
+        "run/model_100.pt, step 100 → model_200.pt, step 200"
+    )
+    assert pictures.subject_of(dataclasses.replace(answer, checkpoints=ends), last=True).startswith("run/model_200.pt,")
+    elsewhere = dataclasses.replace(answer, checkpoints=(bare, record))
+    assert pictures.subject_of(elsewhere) == "w.pt → run/model_200.pt, step 200"
     problem = ProblemRecord("net.py:build", "mse", 8, "auto", 0, 2)
     assert pictures.subject_of(dataclasses.replace(answer, problem=problem)) == "net.py:build"
 

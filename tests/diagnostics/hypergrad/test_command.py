@@ -146,6 +146,16 @@ def test_tables_and_the_page(run: Run, home: Path, monkeypatch: pytest.MonkeyPat
     assert "The learning rate is never advised on here" in out
 
 
+def test_the_picture_is_written_beside_the_answer(run: Run, home: Path) -> None:
+    pytest.importorskip("matplotlib")
+    code, _, err = run(*SHORT, "--plot", "moves.svg")
+    assert code == 0 and "the plot was written to moves.svg" in err
+    picture = (home / "moves.svg").read_text()
+    assert "run.pt" in picture and ">dropout<" in picture and ">label smoothing<" in picture
+    assert run(*SHORT, "--plot", "moves.svg")[0] == 3, "an existing file is left alone"
+    assert run(*SHORT, "--plot", "moves.pdf")[0] == 2
+
+
 def test_batches_of_an_iterator_come_in_turn(run: Run, home: Path) -> None:
     given = ("run.pt", "--model", "network.py:build", "--batch", "network.py:batches")
     code, out, _ = run(*given, "--val-batch", "network.py:validation", "--method", "unroll:3", "--json")

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -27,6 +28,23 @@ def test_what_stands_in_it_and_that_it_is_the_same_each_time(dropped):
 
 def test_png_and_no_curve_at_all(make_result):
     assert draw(make_result(drop_factor=2.0), "x", "png").startswith(b"\x89PNG")
+    assert b"No layer's course after the drop is known." in draw(make_result(drop_factor=2.0), "x", "svg")
+
+
+def test_layers_without_a_course_are_left_out_and_it_is_said(dropped):
+    assert b"1 layer is not drawn (no course is known): c." in draw(dropped, "x", "svg")
+
+
+def test_of_many_curves_the_first_are_named(make_result, make_layer, drop):
+    layers = tuple(make_layer(f"l.{place}", drop=replace(drop, final=place / 100.0)) for place in range(143))
+    result = make_result(layers=layers, drop_factor=10.0)
+    (axes,) = draw.__wrapped__(result, "x").axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        *(f"l.{place}" for place in range(8)),
+        "other curves",
+    ]
+    assert len({line.get_marker() for line in axes.lines[:8]}) == 8, "told apart without colour"
+    assert b"Named are the first 8 curves in the order of the network; 135 more are grey." in draw(result, "x", "svg")
 
 
 def test_untested_invariance_is_warned_of(make_result, make_layer, drop):

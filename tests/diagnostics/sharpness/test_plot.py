@@ -3,20 +3,16 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from xml.etree import ElementTree
 
 import pytest
 
 from fromage_cli.diagnostics.sharpness.plot import draw
 from fromage_cli.diagnostics.sharpness.result import SharpnessResult
 from fromage_cli.missing import Missing, Why
+from tests.diagnostics.pictures import points, words
 
 NOTHING = Missing(Why.NOT_ASKED, "no step was asked for")
 Make = Callable[..., SharpnessResult]
-
-
-def words(svg: bytes) -> list[str]:
-    return ["".join(node.itertext()) for node in ElementTree.fromstring(svg).iter() if node.tag.endswith("}text")]
 
 
 def test_it_names_the_curves_and_every_mark(make_result: Make) -> None:
@@ -41,6 +37,13 @@ def test_it_names_the_curves_and_every_mark(make_result: Make) -> None:
 def test_the_same_result_gives_the_same_bytes(make_result: Make, format: str) -> None:
     assert draw(make_result(), "mlp", format) == draw(make_result(), "mlp", format)
     assert draw(make_result(), "mlp", format) != draw(make_result(loss=0.6), "mlp", format)
+
+
+def test_rates_are_told_apart_without_colour(make_result: Make) -> None:
+    left = draw.__wrapped__(make_result(), "mlp").axes[0]  # type: ignore[attr-defined]
+    assert points(left, "D") == [(0.042, 0.0)]
+    assert points(left, "v") == [(0.1, 0.0)]
+    assert [x for x, _ in points(left, "^")] == [pytest.approx(0.505, rel=1e-2)]
 
 
 def test_what_was_not_measured_is_said(make_result: Make) -> None:

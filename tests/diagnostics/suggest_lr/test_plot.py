@@ -3,13 +3,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from xml.etree import ElementTree
 
 import pytest
 
 from fromage_cli.diagnostics.suggest_lr import plot
 from fromage_cli.diagnostics.suggest_lr.result import ProbeRun, SuggestedRates
 from fromage_cli.missing import Missing, Why
+from tests.diagnostics import pictures
 
 MakeResult = Callable[..., SuggestedRates]
 NONE = Missing(Why.INDISTINCT, "no short run lowered the loss")
@@ -18,7 +18,7 @@ NONE = Missing(Why.INDISTINCT, "no short run lowered the loss")
 def words(result: SuggestedRates) -> list[str]:
     """Every piece of text of the picture; it must be well-formed."""
     svg = plot.draw(result, "gpt/step-5.pt, step 5", "svg")
-    return ["".join(node.itertext()) for node in ElementTree.fromstring(svg).iter() if node.tag.endswith("}text")]
+    return pictures.words(svg)
 
 
 def test_it_names_the_runs_by_their_length_and_every_rate_that_matters(make_result: MakeResult) -> None:
@@ -48,7 +48,19 @@ def test_what_is_not_known_is_not_drawn(make_result: MakeResult) -> None:
 
 def test_runs_that_all_left_the_numbers_leave_an_empty_panel(make_result: MakeResult) -> None:
     runs = tuple(ProbeRun(rate, math.inf, 12, 0) for rate in (0.1, 1.0, 10.0))
-    assert "after 12 steps" in words(make_result(probe=runs))
+    shown = words(make_result(probe=runs))
+    assert "after 12 steps" in shown
+    assert "3 short runs; 3 of them ended without a finite loss and are not drawn" in shown
+
+
+def test_the_line_is_the_mean_over_seeds_and_breaks_where_one_diverged(make_result: MakeResult) -> None:
+    losses = ((0.1, 1.0), (0.1, 3.0), (1.0, math.inf), (1.0, 1.0), (2.0, 1.7e308), (2.0, 1.7e308))
+    runs = tuple(ProbeRun(rate, loss, 12, place) for place, (rate, loss) in enumerate(losses))
+    (axes,) = plot.draw.__wrapped__(make_result(probe=runs), "gpt").axes  # type: ignore[attr-defined]
+    assert pictures.points(axes, "o") == [(0.1, 1.0), (0.1, 3.0), (1.0, 1.0)]
+    mean = axes.lines[1].get_ydata()
+    assert (mean[0], [math.isnan(value) for value in mean[1:]]) == (2.0, [True, True])
+    assert "6 short runs; 3 of them ended without a finite loss and are not drawn" in words(make_result(probe=runs))
 
 
 def test_every_length_is_drawn(make_result: MakeResult) -> None:
