@@ -84,6 +84,7 @@ TESTED_ELSEWHERE = {
     "bundle/contents.py": "bundle/test_command.py",
     "bundle/findings.py": "bundle/test_command.py",
     "bundle/outputs_loss.py": "bundle/test_saving.py",
+    "doctor/result.py": "doctor/test_render.py",
     "bundle/shared_weights.py": "bundle/test_saving_on_ranks.py",
     "bundle/render.py": "bundle/test_command.py",
     "problem/graphs/encoding.py": "problem/graphs/test_exporting.py",
