@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -116,3 +117,30 @@ def test_commands_and_options_are_completed(words: str, found: str, tmp_path: Pa
     arguments = [sys.executable, "-c", code]
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and found in done.stdout.split()
+
+
+def test_completion_that_was_installed_works_in_a_new_shell(tmp_path: Path) -> None:
+    program = tmp_path / "fromage-diag"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m fromage_cli "$@"\n')
+    program.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+    environment["_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"] = "1"
+    arguments = [str(program), "--install-completion", "bash"]
+    installed = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
+    assert installed.returncode == 0 and (tmp_path / ".bashrc").is_file(), installed.stderr
+    lines = """
+    . ~/.bashrc
+    COMP_WORDS=(fromage-diag brea) COMP_CWORD=1
+    "$(complete -p fromage-diag | sed "s/.*-F \\([^ ]*\\).*/\\1/")" fromage-diag
+    echo "${COMPREPLY[@]}"
+    """
+    done = subprocess.run(["bash", "-c", lines], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["breakdown"], done.stderr
+
+
+def test_the_container_takes_what_there_is() -> None:
+    text = (ROOT / "distribution" / "Containerfile").read_text(encoding="utf-8")
+    (extras,) = re.findall(r"'/source\[(.+?)\]'", text)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(extras.split(",")) <= set(project["optional-dependencies"])
+    assert "-c /source/constraints.txt" in text and "not built" in text
