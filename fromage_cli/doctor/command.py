@@ -1,13 +1,12 @@
 """`fromage-diag doctor`."""
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fromage_cli.missing import Missing, found_of
-from fromage_cli.terminal import parsing
+from fromage_cli.terminal import parsing, session
 from fromage_cli.terminal.answer import Answer, Provenance, Table, records
 from fromage_cli.terminal.flags import CommandFlags
 from fromage_cli.terminal.options import OutputOptions, diagnostic
@@ -41,7 +40,7 @@ def command(
 
     flags = CommandFlags(context.find_root().command)
     with progress("looking"):
-        result, error = found_of(measure(flags, os.environ, Path.cwd(), Budget(time_limit)))
+        result, error = found_of(measure(flags, os.environ, session.current().directory, Budget(time_limit)))
     findings = judge(result)
 
     def listed(items: object) -> Table:

@@ -27,6 +27,8 @@ def find_configuration(directory: Path) -> ProjectConfiguration | UsageError:
     """The project's configuration, as commands find it from a directory; the error where it cannot be read."""
     try:
         return find_project(directory)
+    except FileNotFoundError:  # the working directory is gone
+        return ProjectConfiguration()
     except UsageError as error:
         return error
 
@@ -36,7 +38,10 @@ def project(found: ProjectConfiguration, directory: Path) -> Project | None:
     if found.source is None:
         return None
     code = tuple(dict.fromkeys(one.text for one in specifications(found.values)))
-    trusted = bool(code) and is_trusted(found.source, found.values, directory)
+    try:
+        trusted = bool(code) and is_trusted(found.source, found.values, directory)
+    except FromageError:  # there is no place of the user's in which it could be remembered
+        trusted = False
     return Project(str(found.source), (TRUSTED if trusted else NOT_TRUSTED) if code else NO_CODE, code)
 
 

@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping
 from importlib import metadata
 
+from fromage_cli import stopping
 from fromage_cli.doctor.result import Extra, Version
-from fromage_cli.errors import words_of
+from fromage_cli.errors import ResourceError, words_of
 from fromage_cli.missing import Missing, Why
 
 NEEDED = {
@@ -34,8 +35,15 @@ ABSENT = Missing(Why.NOT_INSTALLED, "it is not installed")
 
 
 def versions() -> tuple[Version, ...]:
-    """The packages that the program runs on; each is imported to see whether that works."""
-    return tuple(_version(name, *NEEDED[name]) for name in NEEDED)
+    """The packages that the program runs on; each is imported to see whether that works.
+
+    An import that goes on beyond a limit of time raises ResourceError.
+    """
+    before = stopping.in_their_code(True)
+    try:
+        return tuple(_version(name, *NEEDED[name]) for name in NEEDED)
+    finally:
+        stopping.in_their_code(before)
 
 
 def _version(package: str, module: str, least: str, needed: str) -> Version:
@@ -44,6 +52,8 @@ def _version(package: str, module: str, least: str, needed: str) -> Version:
         if not hasattr(imported, needed):
             raise ImportError(f"{imported!r} is another module of that name")
         found = getattr(imported, "__version__", None) or metadata.version(package)
+    except ResourceError:
+        raise
     except ModuleNotFoundError as error:
         missing = ABSENT if error.name == module else Missing(Why.NOT_INSTALLED, words_of(error))
         return Version(package, missing, least, False)

@@ -72,6 +72,17 @@ def test_a_limit_of_time_is_exit_7_with_what_was_found(call: Call) -> None:
     assert "time limit" in err
 
 
+def test_an_import_that_never_ends_is_ended_by_the_limit_of_time(tmp_path: Path) -> None:
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("import time\nwhile True:\n    time.sleep(1)\n")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    arguments = [sys.executable, "-m", "fromage_cli", "doctor", "--time-limit", "1s"]
+    done = subprocess.run(
+        arguments, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=60
+    )
+    assert done.returncode == 7 and done.stderr.startswith("error: The time limit of 1 s was reached")
+
+
 def test_a_broken_configuration_is_told_and_does_not_stop_it(call: Call, tmp_path: Path) -> None:
     (tmp_path / "fromage.toml").write_text("= broken")
     code, out, _ = call("doctor", "--format", "rich")

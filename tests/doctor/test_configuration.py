@@ -86,6 +86,20 @@ def test_code_is_trusted_after_a_yes_until_it_changes(tmp_path: Path) -> None:
     assert configuration.project(found, tmp_path) == told
 
 
+def test_in_a_directory_that_is_gone_nothing_is_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert configuration.find_configuration(Path()) == NOTHING
+
+
+def test_without_a_place_of_the_users_nothing_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = found_in(tmp_path, 'model = "net.py:build"\n')
+    monkeypatch.setenv("XDG_CONFIG_HOME", "relative")
+    told = configuration.project(found, tmp_path)
+    assert told is not None and told.trust == "not trusted"
+
+
 def test_a_project_without_code_needs_no_trust(tmp_path: Path) -> None:
     found = configuration.project(found_in(tmp_path, 'dtype = "float64"\n'), tmp_path)
     assert found is not None and (found.trust, found.code) == ("names no code", ())
