@@ -28,12 +28,14 @@ OWN_COMMANDS = {
     "watch": "Follow a training run: diagnose each new, complete checkpoint once.",
     "bundle": "Write or look at a bundle: weights, network, loss and batch in one directory of data.",
     "trust": "Let code that this directory's configuration names run from now on.",
+    "doctor": "Does everything work here: is all installed, is the configuration heard, do known answers come out?",
 }
 """Commands that are no diagnostics, with the first line of their help."""
 OWN_MODULES = {
     "watch": "fromage_cli.watching.command",
     "bundle": "fromage_cli.bundle.command",
     "trust": "fromage_cli.terminal.trust_command",
+    "doctor": "fromage_cli.doctor.command",
 }
 OWN_EXAMPLES = {
     "watch": (
@@ -49,6 +51,11 @@ OWN_EXAMPLES = {
     "trust": (
         ("trust .", "the fromage.toml here may name code"),
         ("trust --list", "what you trust so far"),
+    ),
+    "doctor": (
+        ("doctor -v", "versions, devices, settings, a self-test, and how to install extras"),
+        ("doctor --json", "all of it, to send with a question"),
+        ("doctor -q > /dev/null || exit", "the first line of a job script"),
     ),
 }
 FIRST_EXAMPLES = (

@@ -150,10 +150,10 @@ class Ranks:
 
     def sums(self, values: Sequence[float]) -> list[float]:
         """Return the sums of numbers over all ranks."""
-        import torch
-
         if not self.several:
             return list(values)
+        import torch
+
         total = torch.tensor(values, dtype=torch.float64)
         self._reduce(total)
         return [float(value) for value in total]

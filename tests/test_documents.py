@@ -35,8 +35,9 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
 FLAGS_OF_OTHERS = {
     *("--array", "--cpus-per-task", "--ntasks", "--dependency", "--epilog", "--kill-on-invalid-dep", "--mem"),
     *("--parsable", "--time", "--nodes", "--ntasks-per-node", "--gpus-per-node"),
+    *("--python", "--with"),
 }
-"""SLURM's."""
+"""SLURM's, and those of uv."""
 DIALECT = re.compile(
     r"\b(certif\w+|trust η|gives way|walk's|felt|spared|bears|crossing of Lemma|limit of the (?:next|single) step)\b"
 )
@@ -148,7 +149,8 @@ def test_every_page_is_in_the_readme_and_every_command_has_one() -> None:
 def test_a_flag_that_is_named_exists(page: Path) -> None:
     program: Any = build_program()
     options = [option for name in program.commands for option in program.command(name).params]
-    known = {"--help", "--version"}.union(*([*option.opts, *option.secondary_opts] for option in options))
+    options += program.params
+    known = {"--help"}.union(*([*option.opts, *option.secondary_opts] for option in options))
     text = "\n".join(line for line in page.read_text(encoding="utf-8").splitlines() if "pip install" not in line)
     assert set(FLAG.findall(text)) - known - FLAGS_OF_OTHERS == set()
 

@@ -29,6 +29,7 @@ LIGHT = (
 )
 """Modules and packages that start without torch and numpy, and so does every diagnostic's `command`."""
 WITHOUT_A_SOURCE = {
+    "test_distribution.py",
     "test_documents.py",
     "test_forked_ranks.py",
     "test_house.py",
@@ -61,8 +62,8 @@ WITHOUT_A_SOURCE = {
     "hostile/test_shared_and_colliding.py",
     "hostile/test_structure.py",
 }
-"""Tests of the tree, the samples, a cost that no single module has, networks of every kind, hostile or fuzzed files,
-job scripts."""
+"""Tests of the tree, what is published, the samples, a cost that no single module has, networks of every kind, hostile
+or fuzzed files, job scripts."""
 COMPARE_FOREIGN_WORDS = {
     "problem/networks/models.py": "forms of --model in a message, of which some are left out",
     "problem/user_code/named_code.py": "torch's own message where an allocation fails",
@@ -85,6 +86,7 @@ TESTED_ELSEWHERE = {
     "bundle/contents.py": "bundle/test_command.py",
     "bundle/findings.py": "bundle/test_command.py",
     "bundle/outputs_loss.py": "bundle/test_saving.py",
+    "doctor/result.py": "doctor/test_render.py",
     "bundle/shared_weights.py": "bundle/test_saving_on_ranks.py",
     "bundle/render.py": "bundle/test_command.py",
     "problem/graphs/encoding.py": "problem/graphs/test_exporting.py",

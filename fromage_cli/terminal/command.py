@@ -254,9 +254,13 @@ def _written(
         return ProjectConfiguration(), {}
     try:
         project = find_project(Path.cwd(), () if trusted else checkpoints)
+        chosen = configuration.flag_values(project, command, flags)
     except FileNotFoundError:
         return ProjectConfiguration(), {}
-    chosen = configuration.flag_values(project, command, flags)
+    except UsageError:
+        if command == "doctor":  # which tells what is wrong with that file
+            return ProjectConfiguration(), {}
+        raise
     if trusted or checkpoints or project.source is None or "ckpt" not in chosen:
         return project, chosen
     value = chosen["ckpt"][0]

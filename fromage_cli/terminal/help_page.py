@@ -2,7 +2,7 @@
 
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import typer
@@ -57,18 +57,23 @@ def option_panels(command: Any, ctx: typer.Context, width: int, every: bool) -> 
     """The arguments and options in their panels; the rare ones are explained only where `every` one is asked for."""
     panels: dict[str, list[tuple[str, str]]] = {title: [] for title in PANELS}
     named: list[str] = []
-    for parameter in command.get_params(ctx):
-        name, words = _record(parameter, ctx)
-        if parameter.name in RARE and not every:
+    for title, parameter, (name, words) in option_records(command, ctx):
+        if parameter in RARE and not every:
             named.append(name)
-            continue
-        argument = parameter.param_type_name == "argument"
-        title = "Arguments" if argument else getattr(parameter, "rich_help_panel", None) or "Options"
-        panels.setdefault(title, []).append((name, words))
+        else:
+            panels.setdefault(title, []).append((name, words))
     texts = [f"\n{title}:\n{''.join(_columns(rows, width))}" for title, rows in panels.items() if rows]
     if named:
         texts.append(f"\nMore options (--help -v explains them):\n{_listed(named, width)}")
     return "".join(texts)
+
+
+def option_records(command: Any, ctx: typer.Context) -> Iterator[tuple[str, str, tuple[str, str]]]:
+    """Every argument and option: the title of its group, its parameter, how it is typed and what it does."""
+    for parameter in command.get_params(ctx):
+        argument = parameter.param_type_name == "argument"
+        title = "Arguments" if argument else getattr(parameter, "rich_help_panel", None) or "Options"
+        yield title, str(parameter.name), _record(parameter, ctx)
 
 
 def _record(parameter: Any, ctx: typer.Context) -> tuple[str, str]:
