@@ -26,6 +26,7 @@ HELP = "Answers questions about a saved neural network: give it a checkpoint and
 
 OWN_COMMANDS = {
     "watch": "Follow a training run: diagnose each new, complete checkpoint once.",
+    "report": "One page for a browser: what every command says about a run.",
     "bundle": "Write or look at a bundle: weights, network, loss and batch in one directory of data.",
     "trust": "Let code that this directory's configuration names run from now on.",
     "doctor": "Does everything work here: is all installed, is the configuration heard, do known answers come out?",
@@ -33,6 +34,7 @@ OWN_COMMANDS = {
 """Commands that are no diagnostics, with the first line of their help."""
 OWN_MODULES = {
     "watch": "fromage_cli.watching.command",
+    "report": "fromage_cli.report.command",
     "bundle": "fromage_cli.bundle.command",
     "trust": "fromage_cli.terminal.trust_command",
     "doctor": "fromage_cli.doctor.command",
@@ -43,6 +45,10 @@ OWN_EXAMPLES = {
         ("watch run/ --model net.py:build --batch data.npz --idle 2h", "with the network, until the run ends"),
         ("watch run/ --on-fail 'scancel 1234'", "stop a job when its run is broken"),
         ("watch run/ --once --interval 2", "what is there now, for cron"),
+    ),
+    "report": (
+        ("report run/ -o report.html", "ask about the run, and draw the answers"),
+        ("report answers/*.json -o report.html", "draw answers that you saved with --json"),
     ),
     "bundle": (
         ("bundle create model.pt all/ --model net.py:build --batch x.npz", "then: breakdown all/"),

@@ -38,6 +38,7 @@ WITHOUT_A_SOURCE = {
     "test_samples.py",
     "test_words.py",
     "bundle/test_every_command.py",
+    "report/test_browser.py",
     "bundle/test_kept_bundle.py",
     "bundle/test_saving_on_ranks.py",
     "checkpoints/test_formats.py",

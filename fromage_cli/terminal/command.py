@@ -187,7 +187,7 @@ class DiagnosticCommand(TyperCommand):
         if tables := getattr(self.callback, "tables", ()):
             check_table(output.table, tables)
         input_files.name_inputs(_words(ctx.params), checkpoints)
-        destination = prepare_output(output)
+        destination = prepare_output(output, getattr(self.callback, "own_format", None))
         settings = {**settings, "format": destination.format, "json": destination.format == "json"}
         ready = replace(begun, output=output, destination=destination, settings=settings)
         session.begin(ready)

@@ -366,6 +366,7 @@ def diagnostic(
     lasting: bool = False,
     ranks: bool = False,
     shard: bool = False,
+    own_format: str | None = None,
 ) -> Callable[[Command], Command]:
     """A function becomes a command: its groups of options are flattened into flags, `OutputOptions` are always there.
 
@@ -374,7 +375,7 @@ def diagnostic(
     under it must come from `estimate_answer`. `defaults` holds this command's own defaults of shared fields (`fail_on`,
     `device` …). A `lasting` command runs until it is told to end and writes as it goes: it has no bar, no table and no
     file of its answer. Of a command with `ranks` several processes may share the work: it has `--nproc`.
-    With `shard` they may share the weights as well.
+    With `shard` they may share the weights as well. `own_format`: of a command whose answer is a document of its own.
     """
 
     def decorated(function: Command) -> Command:
@@ -418,6 +419,7 @@ def diagnostic(
         command.tables = tuple(tables)  # type: ignore[attr-defined]
         command.lasting = lasting  # type: ignore[attr-defined]
         command.ranks = ranks  # type: ignore[attr-defined]
+        command.own_format = own_format  # type: ignore[attr-defined]
         return command
 
     return decorated

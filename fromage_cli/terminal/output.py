@@ -22,7 +22,7 @@ class Destination:
     """Format and place of an answer, decided before anything is computed."""
 
     format: str
-    """One of rich, tsv, csv, md, or of the documents."""
+    """One of rich, tsv, csv, md, of the documents, or the one format that only this command has."""
     path: Path | None = None
     """None is standard output."""
     force: bool = False
@@ -34,28 +34,40 @@ class Destination:
         return self.format in DOCUMENTS
 
 
-def prepare_output(options: OutputOptions) -> Destination:
-    """Decide format and place; raises UsageError or InputError now rather than after the computation."""
-    format = chosen_format(options)
+def prepare_output(options: OutputOptions, own: str | None = None) -> Destination:
+    """Decide format and place; raises UsageError or InputError now rather than after the computation.
+
+    `own`: the format, and ending, of a command whose answer is a document of its own.
+    """
+    format = chosen_format(options, own)
     if options.output is not None:
         check_writable(options.output, options.force)
     return Destination(format, options.output, options.force)
 
 
-def chosen_format(options: OutputOptions) -> str:
-    """The format asked for; under `auto` by the file's extension, else tsv for a pipe or a named table, and rich."""
+def chosen_format(options: OutputOptions, own: str | None = None) -> str:
+    """The format asked for; under `auto` by the file's extension, else tsv for a pipe or a named table, and rich.
+
+    Under `auto` a command with a format of its own writes that; in a terminal it takes a file. Raises UsageError.
+    """
     if options.json:
         return "json"
     if options.format != "auto":
         return options.format
     if options.output is not None:
         extension = options.output.suffix
+        if own is not None and extension.lower() == f".{own}":
+            return own
         if extension.lower() in EXTENSIONS:
             return EXTENSIONS[extension.lower()]
         raise UsageError(
             f"-o {visible(str(options.output))}: no format goes with the extension {visible(extension)!r}.",
-            hint=f"Extensions are {' '.join(EXTENSIONS)}. Or give a --format.",
+            hint=f"Extensions are {' '.join((*([f'.{own}'] if own else []), *EXTENSIONS))}. Or give a --format.",
         )
+    if own is not None and options.table is None:
+        if streams.is_terminal(streams.answer()):
+            raise UsageError(f"A {own} document is not for a terminal.", f"Name a file: -o report.{own}")
+        return own
     return "rich" if streams.is_terminal(streams.answer()) and options.table is None else "tsv"
 
 

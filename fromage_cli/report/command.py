@@ -1,0 +1,93 @@
+"""`fromage-diag report`."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fromage_cli.checkpoints.storage.sharing import reads_shared
+from fromage_cli.intake.sharing import problems_shared
+from fromage_cli.terminal import session
+from fromage_cli.terminal.answer import Answer, Table
+from fromage_cli.terminal.optimizer_options import TrainingOptions
+from fromage_cli.terminal.options import (
+    BatchOptions,
+    HeldOutOptions,
+    ModelOptions,
+    NameOptions,
+    OutputOptions,
+    RunOptions,
+    diagnostic,
+)
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """What a page shows."""
+
+    answers: tuple[Mapping[str, Any], ...]
+    """The envelopes of the commands that it draws."""
+
+
+@diagnostic(tables=("answers",), estimate=False, own_format="html")
+def command(
+    ckpt: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CKPT…|RESULT…",
+            help="Checkpoints of one run, or answers as JSON or as a page. - reads names from stdin.",
+        ),
+    ],
+    *,
+    optimizer: TrainingOptions,
+    model: ModelOptions,
+    batch: BatchOptions,
+    held_out: HeldOutOptions,
+    tensors: NameOptions,
+    run: RunOptions,
+    output: OutputOptions,
+) -> Answer:
+    """One page for a browser: what every command says about a run.
+
+    Checkpoints are asked first, as `check` does. Answers that you saved are drawn as they are.
+    """
+    optimizer.check()
+
+    from fromage_cli.report.gathered import Gathered
+    from fromage_cli.report.opening import holds_answers, read_answers
+    from fromage_cli.report.page import html_page, summary_of
+    from fromage_cli.terminal.tables import prose
+
+    saved = [Path(name) for name in ckpt if holds_answers(Path(name))]
+    asked = [name for name in ckpt if Path(name) not in saved]
+    envelopes = [envelope for path in saved for envelope in read_answers(path)]
+    error = None
+    if asked:
+        from fromage_cli.checkpoints.runs.gathering import gather_series
+        from fromage_cli.diagnostics.check.asking import Inputs
+        from fromage_cli.problem.conditions.budget import Budget
+        from fromage_cli.report.gathering import ask_run
+
+        chosen = (model.key, model.ema, model.optimizer_state, model.optimizer_key)
+        series = gather_series(asked, *chosen, steps_per_epoch=optimizer.steps_per_epoch)
+        groups = (optimizer, model, batch, held_out, tensors, run, output)
+        options = {name: value for group in groups for name, value in asdict(group).items()}
+        left = Budget(run.time_limit, run.max_memory).left
+        with problems_shared(), reads_shared():
+            found, error = ask_run(Inputs(options, asked, [one.place for one in series.checkpoints], left))
+        envelopes += found
+    gathered = Gathered(envelopes)
+    summary = summary_of(gathered)
+    destination = session.current().destination
+    rows = tuple((one.command, one.step, one.place) for one in gathered.answered)
+    return Answer(
+        result=ReportResult(tuple(envelopes)),
+        page=lambda style: prose(summary.verdict, style),
+        tables={"answers": lambda: Table(("command", "step", "checkpoint"), rows)},
+        findings=tuple(gathered.findings),
+        advice=summary.remedy,
+        alone=html_page(envelopes) if destination is not None and destination.format == "html" else None,
+        error=error,
+    )

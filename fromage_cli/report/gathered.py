@@ -1,0 +1,86 @@
+"""The answers of a page, by command and step."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from fromage_cli.findings import Finding, Severity
+from fromage_cli.report.opening import Envelope
+from fromage_cli.report.told import as_number, at, entries_at, number_at, text_at
+
+SEVERITIES: tuple[Severity, ...] = ("fail", "warn", "info")
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What one command found at one checkpoint."""
+
+    command: str
+    step: int | None
+    place: str
+    """The path of the checkpoint."""
+    result: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        """The step, or the name of the file where it is not known."""
+        return self.place.rpartition("/")[2] if self.step is None else str(self.step)
+
+
+class Gathered:
+    """All answers; one of `check` stands for those of the commands that it asked as well."""
+
+    def __init__(self, answers: Sequence[Envelope]) -> None:
+        self.answers = answers
+
+    @cached_property
+    def answered(self) -> list[Answered]:
+        """Every result, in the order of steps, those without a step first."""
+        found = [one for envelope in self.answers for one in _answered(envelope)]
+        return sorted(found, key=lambda one: -1 if one.step is None else one.step)
+
+    def along(self, command: str) -> list[Answered]:
+        """What a command found, one answer a checkpoint, first to last."""
+        by_place = {(one.step, one.place): one for one in self.answered if one.command == command}
+        return [*by_place.values()]
+
+    def last(self, command: str) -> Mapping[str, Any] | None:
+        """What a command found at the last checkpoint that it looked at."""
+        found = self.along(command)
+        return found[-1].result if found else None
+
+    @cached_property
+    def findings(self) -> list[Finding]:
+        """Those of all answers, the gravest first; the same about the same layer once."""
+        told: dict[tuple[str, str | None, Severity], Finding] = {}
+        for envelope in self.answers:
+            for entry in entries_at(envelope, "findings"):
+                finding = _finding(entry)
+                if finding is not None:
+                    told.setdefault((finding.code, finding.layer, finding.severity), finding)
+        return sorted(told.values(), key=lambda one: SEVERITIES.index(one.severity))
+
+
+def _answered(envelope: Envelope) -> Iterator[Answered]:
+    checkpoints = entries_at(envelope, "checkpoints")
+    last = checkpoints[-1] if checkpoints else {}
+    step, place = number_at(last, "step"), text_at(last, "path")
+    where = (None if step is None else int(step), place)
+    command, result = text_at(envelope, "command"), envelope["result"]
+    yield Answered(command, *where, result)
+    if command == "check":
+        held = at(result, "results")
+        for name, inner in held.items() if isinstance(held, Mapping) else ():
+            if isinstance(inner, Mapping):
+                yield Answered(str(name), *where, inner)
+
+
+def _finding(entry: Mapping[str, Any]) -> Finding | None:
+    """A finding as it was written; None where it is none."""
+    code, message, severity = text_at(entry, "code"), text_at(entry, "message"), entry.get("severity")
+    if not code or severity not in SEVERITIES:
+        return None
+    layer = text_at(entry, "layer") or None
+    numbers = {key: as_number(entry.get(key)) for key in ("value", "limit")}
+    return Finding(code, severity, message, layer=layer, hint=text_at(entry, "hint"), **numbers)

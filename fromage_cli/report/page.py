@@ -1,0 +1,107 @@
+"""From answers to one page of HTML that needs no network, no script and no other file."""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+from markupsafe import Markup
+
+from fromage_cli import __version__
+from fromage_cli.counting import counted
+from fromage_cli.diagnostics.check.findings import sentence
+from fromage_cli.diagnostics.check.result import Verdict
+from fromage_cli.findings import Finding, gravest_remedy
+from fromage_cli.report.gathered import SEVERITIES, Gathered
+from fromage_cli.report.opening import DIGITS, MARK, Envelope, packed, rounded
+from fromage_cli.report.sections import sections
+from fromage_cli.report.told import at, text_at
+from fromage_cli.terminal.words import visible
+
+MOST_FINDINGS = 200
+"""Findings of a page; the saved numbers hold all."""
+SEVERITY_WORDS = {"fail": "Failure", "warn": "Warning", "info": "For information"}
+VERDICTS: dict[str, Verdict] = {"go": "go", "look": "look", "stop": "stop"}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a page begins with."""
+
+    verdict: str
+    """In one sentence."""
+    kind: str
+    """`go`, `look` or `stop`: how it is drawn."""
+    remedy: str
+    """What to do now; empty where nothing is said."""
+
+
+def html_page(answers: Sequence[Envelope]) -> str:
+    """The page of these answers; the same answers give the same page."""
+    from jinja2 import Environment
+
+    answers = rounded(answers)
+    gathered = Gathered(answers)
+    style, script, template = (_file(name) for name in ("page.css", "page.js", "page.html.j2"))
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["visible"] = visible
+    return environment.from_string(template).render(
+        policy=f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'",
+        style=Markup(style),
+        script=Markup(script),
+        title=title_of(gathered),
+        summary=summary_of(gathered),
+        findings=grouped(gathered.findings[:MOST_FINDINGS]),
+        more_findings=_more(gathered.findings),
+        severities=SEVERITY_WORDS,
+        sections=sections(gathered),
+        numbers=Markup(f"{MARK}{packed(answers)}"),
+        digits=DIGITS,
+        version=__version__,
+    )
+
+
+def title_of(gathered: Gathered) -> str:
+    """The run: the last two names of the path of its last checkpoint."""
+    places = [one.place for one in gathered.answered if one.place]
+    return "/".join(places[-1].rstrip("/").split("/")[-2:]) if places else "a network"
+
+
+def summary_of(gathered: Gathered) -> Summary:
+    """The verdict of `check` where it was asked, else how grave the findings are, and the remedy of the gravest."""
+    told, findings = gathered.last("check"), gathered.findings
+    verdict = VERDICTS.get(text_at(told, "verdict"))
+    if verdict is not None and (findings or verdict == "go"):
+        looked = at(told, "looked")
+        words = sentence(verdict, findings, len(looked) if isinstance(looked, list) else 0)
+        return Summary(words, verdict, "Train on." if verdict == "go" else gravest_remedy(findings))
+    worst = next((one.severity for one in findings), "info")
+    kinds = {severity: sum(one.severity == severity for one in findings) for severity in SEVERITIES}
+    counts = f"{counted(kinds['fail'], 'failure')} and {counted(kinds['warn'], 'warning')}"
+    words = f"{counted(len(gathered.answers), 'answer')} with {counts}."
+    kind = {"fail": "stop", "warn": "look", "info": "go"}[worst]
+    return Summary(words, kind, "" if worst == "info" else gravest_remedy(findings))
+
+
+def grouped(findings: Sequence[Finding]) -> list[list[Finding]]:
+    """Those of the same kind together, in the order of the first of each."""
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault((finding.code, finding.severity), []).append(finding)
+    return [*groups.values()]
+
+
+def _more(findings: Sequence[Finding]) -> str:
+    rest = len(findings) - MOST_FINDINGS
+    return f"{counted(rest, 'more finding')} are in the saved numbers." if rest > 0 else ""
+
+
+def _file(name: str) -> str:
+    return resources.files("fromage_cli.report").joinpath(name).read_text("utf-8")
+
+
+def _hash(text: str) -> str:
+    """As a content policy names the style or script that it allows."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

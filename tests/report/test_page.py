@@ -1,0 +1,84 @@
+"""The page as text: whole HTML, no request, nothing that acts from a name."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import html5lib
+import pytest
+
+from fromage_cli.report.gathered import Gathered
+from fromage_cli.report.page import html_page, summary_of, title_of
+
+Make = Callable[..., Any]
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>\x1b[31m\u202e{{ 7 * 7 }}"
+
+
+def strictly_parsed(page: str) -> Any:
+    return html5lib.HTMLParser(strict=True, namespaceHTMLElements=False).parse(page)
+
+
+def finding(code: str, severity: str, layer: str | None = None, message: str = "is odd") -> dict[str, Any]:
+    return {"code": code, "severity": severity, "message": message, "layer": layer, "hint": "Look at it."}
+
+
+def test_a_page_is_whole_html_without_requests(many: list[Any]) -> None:
+    page = html_page(many)
+    tree = strictly_parsed(page)
+    assert tree.attrib["lang"] == "en"
+    links = [
+        each.attrib.get(name, "") for each in tree.iter() for name in ("src", "href", "action") if name in each.attrib
+    ]
+    assert [each for each in links if not each.startswith(("#", "data:"))] == []
+    assert "url(" not in page and "@import" not in page and "http" not in re.sub(r'http-equiv|base64,[^"]*', "", page)
+    assert not [each for each in tree.iter() if any(name.startswith("on") or name == "style" for name in each.attrib)]
+
+
+def test_a_hundred_layers_at_twenty_checkpoints_fit_into_300_kilobytes(many: list[Any]) -> None:
+    assert len(html_page(many).encode()) < 300_000
+
+
+def test_names_that_are_html_are_words(make: Make, make_breakdown: Make) -> None:
+    told = make_breakdown(1, name=HOSTILE)
+    told["findings"] = [finding(HOSTILE, "warn", HOSTILE, HOSTILE)]
+    told["checkpoints"][0]["path"] = HOSTILE
+    page = html_page([told, make_breakdown(2, name=HOSTILE), make(HOSTILE, {"layers": [{"name": HOSTILE}]})])
+    tree = strictly_parsed(page)
+    assert len([*tree.iter("script")]) == 1 and not [*tree.iter("img")]
+    assert "\x1b" not in page and "\u202e" not in page and "{{ 7 * 7 }}" in page
+
+
+def test_the_policy_allows_the_own_style_and_script_alone(make: Make) -> None:
+    page = html_page([make("state", {})])
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)
+    assert policy is not None
+    assert policy[1].startswith("default-src &#39;none&#39;; style-src &#39;sha256-") and "unsafe" not in policy[1]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "severity", "words", "kind"),
+    [
+        ("go", "info", "Go on: 2 commands found nothing wrong.", "go"),
+        ("stop", "fail", "w: is odd.", "stop"),
+        ("unknown", "warn", "1 answer with 0 failures and 1 warning.", "look"),
+    ],
+)
+def test_the_verdict_comes_first(make: Make, verdict: str, severity: str, words: str, kind: str) -> None:
+    told = make("check", {"verdict": verdict, "looked": ["state", "norms"]}, findings=[finding("odd", severity, "w")])
+    found = summary_of(Gathered([told]))
+    assert words in found.verdict and found.kind == kind
+    assert found.remedy == ("Train on." if verdict == "go" else "Look at it.")
+    page = html_page([told])
+    assert page.index(f'<h1 class="{kind}">') < page.index("<h2")
+
+
+def test_findings_of_one_kind_stand_together(make: Make) -> None:
+    told = make("state", {}, findings=[finding("odd", "warn", f"layer {place}") for place in range(250)])
+    page = html_page([told])
+    assert page.count("fromage-diag explain odd") == 1 and "197 more of this kind" in page
+    assert "50 more findings are in the saved numbers." in page
+
+
+def test_a_page_is_called_by_its_run(make: Make) -> None:
+    assert title_of(Gathered([make("state", {})])) == "run/step-100"
+    assert title_of(Gathered([{**make("state", {}), "checkpoints": []}])) == "a network"

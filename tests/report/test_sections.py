@@ -1,0 +1,125 @@
+"""What each section says, from answers whose numbers are known."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from fromage_cli.report.gathered import Gathered
+from fromage_cli.report.parts import Section, sheet
+from fromage_cli.report.sections import sections
+
+Make = Callable[..., Any]
+
+
+def section(answers: list[Any], title: str) -> Section:
+    (found,) = (one for one in sections(Gathered(answers)) if one.title == title)
+    return found
+
+
+def test_a_learning_rate_stands_between_its_limits(make: Make) -> None:
+    suggested = {
+        "estimates": [{"name": "measured", "learning_rate": 0.001}, {"name": "measured-sum", "learning_rate": 0.002},
+                      {"name": "critical", "learning_rate": None}],
+        "optimizer": {"name": "adamw", "current_learning_rate": 0.003},
+        "recommended": {"learning_rate": 0.0024},
+        "layers": [{"name": "w", "learning_rate": 0.001, "trust_eta": None, "cosine": 0.5}],
+    }  # fmt: skip
+    curved = make("sharpness", {"stable_learning_rate": 0.01, "ratio": 0.3, "loss": 1.0})
+    found = section([make("suggest-lr", suggested), curved], "Learning rate")
+    assert found.sentences == (
+        "AdamW trains at 0.003.",
+        "That is below 0.01, from which on steps along the curvature grow.",
+        "The rate to train at is 0.0024, by short runs.",
+        "The loss of the batch is sure to fall by the next step up to a rate of 0.002.",
+    )
+    for words in (
+        "every layer helps: 0.001",
+        "curvature unstable: 0.01",
+        "your rate: 0.003",
+        "rate to train at: 0.0024",
+    ):
+        assert words in found.figures[0].picture
+    assert "loss rises" not in found.figures[0].picture
+    assert [one.heading for one in found.sheets[0].columns] == ["layer", "sure up to", "cosine"]
+    assert section([curved], "Curvature").sentences == (
+        "Stable: the curvature is 30 % of what the optimizer tolerates.",
+    )
+
+
+def test_gradients_name_the_layer_that_fails_first(make_breakdown: Make) -> None:
+    found = section([make_breakdown(1, 0.5), make_breakdown(2, 0.01)], "Gradients")
+    assert found.sentences == ("Every layer is sure to help up to a relative step of 0.01; one.weight fails first.",)
+    assert found.sheets[0].rows[0] == ("one.weight", 0.01, 2.0, 4.0, 3.0, 0.5)
+
+
+def test_maps_need_two_steps(make: Make, make_breakdown: Make) -> None:
+    assert "Along the run" not in [one.title for one in sections(Gathered([make_breakdown(1)]))]
+    found = section([make_breakdown(20, 0.04), make_breakdown(3, 0.01)], "Along the run")
+    (picture,) = (one.picture for one in found.figures)
+    assert "2 layers at 2 steps, 0.01 to 0.08" in picture and ">3<" in picture and ">20<" in picture
+    norms = {"steps": [0, 5, 9], "layers": [{"name": "w", "norms": [2.0, 4.0, 8.0]}, {"name": "v", "norms": [0, 1, 2]}]}
+    turned = {"steps": [0, 5, 9], "layers": [{"name": "w", "observed_rotations": [0.1, 0.2]}]}
+    states = [make("state", {"layers": [{"name": "w", "relative_update": 0.1 * step}]}, step) for step in (1, 2)]
+    several = section([make("norms", norms), make("intrinsic-lr", turned), *states], "Along the run")
+    assert ["1 to 4" in several.figures[0].picture, "0.1 to 0.2" in several.figures[1].picture] == [True, True]
+    assert len(several.figures) == 3
+
+
+def test_many_layers_are_cut_to_those_that_change(make: Make) -> None:
+    layers = [{"name": f"layer {place}", "norms": [1.0, 1.0 + place]} for place in range(100)]
+    found = section([make("norms", {"steps": [0, 1], "layers": layers})], "Along the run")
+    assert "layer 99<" in found.figures[0].picture and "layer 60<" in found.figures[0].picture
+    assert "layer 59<" not in found.figures[0].picture
+
+
+def test_norms_stand_against_their_equilibrium(make: Make) -> None:
+    norms = {
+        "layers": [{"name": "w", "last_norm": 2.0, "growth_per_step": 0.01, "invariance": {"verdict": "invariant"}}]
+    }
+    settled = {"layers": [{"name": "w", "equilibrium_norm": 4.0, "log_ratio": -0.6931471805599453}]}
+    found = section([make("norms", norms), make("intrinsic-lr", settled)], "Norms and equilibrium")
+    assert found.sentences == ("1 layer has an equilibrium norm, 0.5 × of it now.",)
+    assert found.sheets[0].rows == (("w", 2.0, 1.0, "yes", 4.0),)
+    assert "0.5 ×" in found.figures[0].picture
+    without = section([make("norms", norms)], "Norms and equilibrium")
+    assert without.sentences[0].startswith("No layer has an equilibrium norm")
+
+
+def test_other_answers_have_their_tables(make: Make) -> None:
+    head = {"head": 2, "largest_logit": 40.0, "entropy_share": 0.5, "one_key_share": 0.0}
+    check = {"verdict": "go", "looked": ["state"], "forward_pass": {"attention": [{"module": "a", "heads": [head]}]},
+             "numbers": [{"command": "state", "name": "update_rms", "value": 0.5, "unit": "x"}],
+             "results": {"state": {"totals": {"relative_update": 0.01}, "layers": [
+                 {"name": "w", "relative_update": 0.02}]}}}  # fmt: skip
+    answers = [
+        make("check", check),
+        make("hypergrad", {"hyperparameters": [{"name": "dropout", "scope": "all", "value": 0.1,
+                                                "advice": "Lower it."}]}),
+        make("distance", {"first_step": 1, "second_step": 2, "function_distance": 0.25,
+                          "layers": [{"name": "w", "relative_distance": 0.1},
+                                     {"name": "v", "relative_distance": 0.3}]}),
+    ]  # fmt: skip
+    assert section(answers, "Attention").sentences == ("The largest attention logit is 40.",)
+    assert section(answers, "Attention").sheets[0].rows == (("a, head 2", 40.0, 0.5, 0.0),)
+    assert section(answers, "Next update").sheets[0].rows == (("w", 0.02),)
+    assert section(answers, "Regularisation").sheets[0].rows == (("dropout (all)", 0.1, "Lower it."),)
+    assert [row[0] for row in section(answers, "Distance").sheets[0].rows] == ["v", "w"]
+    assert section(answers, "Distance").sentences == ("The outputs differ by 25 % between step 1 and step 2.",)
+    assert section(answers, "All numbers").sheets[0].rows == (("state: update rms", 0.5, "x"),)
+
+
+def test_tables_leave_out_what_is_empty_and_say_what_is_cut() -> None:
+    columns = (("layer", "Name."), ("a", "A."), ("b", "B."))
+    (found,) = sheet("Title", columns, [["w", None, float(place)] for place in range(1003)])
+    assert [one.heading for one in found.columns] == ["layer", "b"] and found.hidden.startswith("3 more rows")
+    assert len(found.shown) == 1000 and found.shown[1] == [("w", False), ("1", True)]
+    assert sheet("Title", columns, [["w", None, None]]) == () and sheet("Title", columns, []) == ()
+
+
+@pytest.mark.parametrize("result", [{}, {"layers": 3}, {"layers": [{}]}, {"results": {"state": 3}}, {"steps": ["x"]}])
+def test_results_of_another_kind_leave_sections_out(make: Make, result: dict[str, Any]) -> None:
+    from fromage_cli.diagnostics import COMMANDS
+
+    for command in COMMANDS:
+        assert all(one.title for one in sections(Gathered([make(command, result), make(command, result, None)])))
