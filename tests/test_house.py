@@ -90,6 +90,8 @@ TESTED_ELSEWHERE = {
     "doctor/result.py": "doctor/test_render.py",
     "bundle/shared_weights.py": "bundle/test_saving_on_ranks.py",
     "bundle/render.py": "bundle/test_command.py",
+    "report/gathering.py": "report/test_command.py",
+    "report/parts.py": "report/test_sections.py",
     "problem/graphs/encoding.py": "problem/graphs/test_exporting.py",
     "problem/graphs/graph_writing.py": "problem/graphs/test_exporting.py",
     "problem/graphs/module_calls.py": "problem/graphs/test_exporting.py",

@@ -203,7 +203,7 @@ def evenly(count: int, most: int) -> list[int]:
 
 
 def balance(rows: Sequence[tuple[str, float]], title: str, ends: tuple[str, str]) -> Markup | None:
-    """For each name how far a factor is from 1, to the left below it and to the right above it; None without rows."""
+    """A bar for each factor, from 1 to the left or to the right; None without rows."""
     drawn = [(name, min(max(factor, 1.0 / FARTHEST), FARTHEST)) for name, factor in rows if factor > 0.0]
     if not drawn:
         return None

@@ -1,6 +1,5 @@
 """The answers about a run: `check` of all checkpoints, and what is drawn along the run at each."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from fromage_cli.diagnostics.check.asking import Inputs
@@ -36,10 +35,7 @@ def ask_run(inputs: Inputs) -> tuple[list[Envelope], FromageError | None]:
             except FromageError:
                 continue
             else:
-                told += [(one, name) for one in _each(answers) if isinstance(one, Answer)]
+                several = [answers] if isinstance(answers, Answer) else answers
+                told += [(one, name) for one in several if isinstance(one, Answer)]
     running = session.current().circumstances
     return [answer_envelope(one, replace(running, command=name)) for one, name in reversed(told)], ended
-
-
-def _each(answers: Answer | Sequence[Answer | FromageError]) -> Sequence[Answer | FromageError]:
-    return [answers] if isinstance(answers, Answer) else answers

@@ -54,7 +54,8 @@ def html_page(answers: Sequence[Envelope]) -> str:
         title=title_of(gathered),
         summary=summary_of(gathered),
         findings=grouped(gathered.findings[:MOST_FINDINGS]),
-        more_findings=_more(gathered.findings),
+        more_findings=counted(max(0, len(gathered.findings) - MOST_FINDINGS), "more finding"),
+        findings_left=len(gathered.findings) > MOST_FINDINGS,
         severities=SEVERITY_WORDS,
         sections=sections(gathered),
         numbers=Markup(f"{MARK}{packed(answers)}"),
@@ -91,11 +92,6 @@ def grouped(findings: Sequence[Finding]) -> list[list[Finding]]:
     for finding in findings:
         groups.setdefault((finding.code, finding.severity), []).append(finding)
     return [*groups.values()]
-
-
-def _more(findings: Sequence[Finding]) -> str:
-    rest = len(findings) - MOST_FINDINGS
-    return f"{counted(rest, 'more finding')} are in the saved numbers." if rest > 0 else ""
 
 
 def _file(name: str) -> str:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from fromage_cli.counting import counted
-from fromage_cli.missing import Missing
 from fromage_cli.terminal.words import number, visible
 
 MOST_ROWS = 1000
@@ -44,7 +43,10 @@ class Sheet:
     @property
     def shown(self) -> list[list[tuple[str, bool]]]:
         """The text of each cell, and whether it is a number."""
-        return [[(_text(cell), not isinstance(cell, str)) for cell in row] for row in self.rows[:MOST_ROWS]]
+        return [
+            [(visible(cell), False) if isinstance(cell, str) else (number(cell), True) for cell in row]
+            for row in self.rows[:MOST_ROWS]
+        ]
 
     @property
     def hidden(self) -> str:
@@ -84,7 +86,3 @@ def sheet(title: str, columns: Sequence[tuple[str, str]], rows: Sequence[Sequenc
 def figure(picture: Markup | None, caption: str) -> tuple[Figure, ...]:
     """The picture with its caption; none where there is no picture."""
     return () if picture is None else (Figure(picture, caption),)
-
-
-def _text(cell: Cell | Missing) -> str:
-    return visible(cell) if isinstance(cell, str) else number(cell)

@@ -53,7 +53,7 @@ def learning_rate(gathered: Gathered) -> Section | None:
         sentences.append(f"The rate to train at is {number(best)}, by short runs.")
     if (sure := estimates.get("measured-sum")) is not None:
         sentences.append(f"The loss of the batch is sure to fall by the next step up to a rate of {number(sure)}.")
-    caption = "Each mark is a learning rate. A limit for the next step is no rate to train at: training bears more."
+    caption = "Each mark is a learning rate. A limit for the next step is no rate to train at: training works above it."
     layers = [
         [text_at(one, "name"), *(number_at(one, key) for key in ("learning_rate", "trust_eta", "cosine"))]
         for one in entries_at(told, "layers")
