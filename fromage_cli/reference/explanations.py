@@ -1,0 +1,203 @@
+"""What each finding, term, field, error and reason means: from the source and from the texts beside this module."""
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib.resources import files
+from typing import Any, Literal
+
+from fromage_cli.errors import EXIT_CODES, FromageError
+from fromage_cli.missing import Why
+from fromage_cli.reference.fields import JsonField, json_fields
+from fromage_cli.reference.sources import constant, definition
+
+Kind = Literal["finding", "term", "error", "reason", "exit code", "field"]
+
+FIELDS = "Fields of"
+"""What the titles of groups of fields begin with."""
+CONSTANT = re.compile(r"\{([a-z_.0-9]+)\.([A-Z_]+)(?::([^}]*))?\}")
+"""A place in a text where a constant of the source stands, with its format."""
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """Something of a like name, in one sentence."""
+
+    name: str
+    """As it can be typed."""
+    kind: Kind
+    meaning: str
+    """What it is."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One thing explained."""
+
+    name: str
+    """As it can be typed."""
+    kind: Kind
+    meaning: str
+    """What it is."""
+    limit: str | None = None
+    """Of a finding: when it is said."""
+    formula: str | None = None
+    """In symbols, where there is one."""
+    assumes: str | None = None
+    """What has to hold for it."""
+    causes: str | None = None
+    """Of a finding: what usually is the reason."""
+    example: str | None = None
+    """A worked number."""
+    part_of: str | None = None
+    """Of a field: what the object is that holds it."""
+    holds: str | None = None
+    """Of a field: what the objects are that it holds."""
+    source: str | None = None
+    """The paper, and where in it."""
+    what_to_do: str | None = None
+    """The next step of whoever meets it."""
+    see: tuple[str, ...] = ()
+    """Names of what belongs to it, as they can be typed."""
+    also: tuple[Meaning, ...] = ()
+    """What else has the same name, or is part of it."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Names under one title."""
+
+    title: str
+    """What they have in common."""
+    names: tuple[str, ...]
+    """As they can be typed."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Everything that can be explained."""
+
+    groups: tuple[Group, ...]
+
+
+@cache
+def texts(name: str) -> Mapping[str, Any]:
+    """One of the files of texts, by its name without the ending."""
+    return tomllib.loads(files("fromage_cli.reference").joinpath(f"{name}.toml").read_text(encoding="utf-8"))
+
+
+@cache
+def explanations() -> Mapping[str, Explanation]:
+    """All of them by name: findings, then terms, errors, reasons and exit codes, and fields last."""
+    every = (*_findings(), *_terms(), *_errors(), *_reasons(), *_exit_codes(), *map(_field, json_fields()))
+    found: dict[str, Explanation] = {}
+    for one in every:
+        found.setdefault(one.name, one)
+    return found
+
+
+def _findings() -> Iterator[Explanation]:
+    for code, said in texts("findings").items():
+        limit = CONSTANT.sub(_filled, said["limit"])
+        yield Explanation(
+            name=code,
+            kind="finding",
+            meaning=said["is"],
+            limit=limit,
+            causes=said["causes"],
+            what_to_do=said["do"],
+            see=tuple(said["see"]),
+        )
+
+
+def _filled(place: re.Match[str]) -> str:
+    """A constant of the source in the format that the text asks for; shares as `5 %`."""
+    module, name, form = place.groups()
+    return format(constant(module, name), form or "").replace("%", " %")
+
+
+def _terms() -> Iterator[Explanation]:
+    for name, said in texts("topics").items():
+        yield Explanation(
+            name=name,
+            kind="term",
+            meaning=said["is"],
+            formula=said.get("formula"),
+            assumes=said.get("assumes"),
+            example=said.get("example"),
+            source=said.get("source"),
+            what_to_do=said.get("do"),
+            see=tuple(said.get("see", ())),
+        )
+
+
+def _errors() -> Iterator[Explanation]:
+    for code, what_to_do in texts("codes")["error"].items():
+        kinds = [kind for kind in (FromageError, *FromageError.__subclasses__()) if kind.code == code]
+        meaning = (kinds[0].__doc__ or "").splitlines()[0]
+        also = tuple(one for one in _codes() if one.name == f"exit-code.{kinds[0].exit_code}")
+        yield Explanation(f"error.{code}", "error", meaning, what_to_do=what_to_do, see=("exit-codes",), also=also)
+
+
+def _reasons() -> Iterator[Explanation]:
+    found = definition("missing", "Why")
+    assert found is not None
+    for member, why in zip(found.members, Why, strict=True):
+        what_to_do = texts("codes")["reason"][why.value]
+        yield Explanation(f"reason.{why.value}", "reason", member.words, what_to_do=what_to_do, see=("missing",))
+
+
+def _codes() -> Iterator[Meaning]:
+    for code, words in EXIT_CODES:
+        yield Meaning(f"exit-code.{code}", "exit code", words)
+
+
+def _exit_codes() -> Iterator[Explanation]:
+    words = "What the program's exit status tells a script."
+    yield Explanation("exit-codes", "exit code", words, also=tuple(_codes()))
+    for one in _codes():
+        yield Explanation(one.name, "exit code", f"{one.meaning[0].upper()}{one.meaning[1:]}.", see=("exit-codes",))
+
+
+def _field(field: JsonField) -> Explanation:
+    """A field with what its own topic says; topics of what it is part of are named alone."""
+    said = {name: patterns for name, topic in texts("topics").items() if (patterns := _matching(field, topic))}
+    own = [name for name, patterns in said.items() if not all(pattern.endswith(".*") for pattern in patterns)]
+    topic = texts("topics")[own[0]] if own else {}
+    return Explanation(
+        name=field.path,
+        kind="field",
+        meaning=field.meaning,
+        formula=topic.get("formula"),
+        assumes=topic.get("assumes"),
+        example=topic.get("example"),
+        part_of=field.part_of or None,
+        holds=field.holds or None,
+        source=topic.get("source"),
+        what_to_do=topic.get("do"),
+        see=(*own, *(name for name in said if name not in own)),
+    )
+
+
+def _matching(field: JsonField, topic: Mapping[str, Any]) -> list[str]:
+    """The patterns of a topic that a field matches."""
+    return [pattern for pattern in topic.get("fields", ()) if fnmatchcase(field.path, pattern)]
+
+
+def contents() -> Contents:
+    """The names of everything, terms by their groups, fields by their commands."""
+    groups: dict[str, list[str]] = {}
+    for name, topic in texts("topics").items():
+        groups.setdefault(topic["group"], []).append(name)
+    titles = {"finding": "Findings", "error": "Errors", "reason": "Why a number is missing"}
+    for name, one in explanations().items():
+        if one.kind in titles:
+            groups.setdefault(titles[one.kind], []).append(name)
+        elif one.kind == "exit code":
+            groups.setdefault("Exit codes", []).append(name)
+        elif one.kind == "field":
+            groups.setdefault(f"{FIELDS} {name.partition('.')[0]}", []).append(name)
+    return Contents(tuple(Group(title, tuple(names)) for title, names in groups.items()))
