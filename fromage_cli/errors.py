@@ -13,9 +13,11 @@ EXIT_CODES = (
     ("7", "out of memory, or --time-limit or --max-memory reached (partial answer)"),
     ("10", "a warning (--fail-on warn), or a rate that is not reliable (--value)"),
     ("11", "a failure (--fail-on warn or fail)"),
-    ("130", "interrupted; 141: nobody reads the pipe; 143: terminated"),
+    ("130", "interrupted (partial answer)"),
+    ("141", "nobody reads the pipe"),
+    ("143", "terminated"),
 )
-"""What each exit code of the program means; some words are about two codes."""
+"""What each exit code of the program means."""
 
 
 class FromageError(Exception):

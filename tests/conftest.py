@@ -18,6 +18,7 @@ from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.losses.losses import resolve_loss
 from fromage_cli.reference.schema import ROOTS, schema_of
 from fromage_cli.terminal import envelope
+from fromage_cli.watching import following
 
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
@@ -62,7 +63,7 @@ def validator(command: str) -> Draft202012Validator:
 
 @pytest.fixture(autouse=True, scope="session")
 def valid_envelopes() -> Iterator[None]:
-    """Every envelope that a test makes fits its command's schema; commands and results that are made up have none."""
+    """Every envelope and log line that a test makes fits its command's schema; what is made up has none."""
     as_json = envelope._as_json
 
     def checked(content: envelope.Envelope, error: FromageError | None) -> dict[str, Any]:
@@ -71,8 +72,16 @@ def valid_envelopes() -> Iterator[None]:
             validator(made["command"]).validate(made)
         return made
 
+    def checked_line(*given: Any) -> Any:
+        line = record_of(*given)
+        if "tool" in line:  # else the envelope is made up
+            validator("watch").validate(line)
+        return line
+
+    record_of = following.record_of
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(envelope, "_as_json", checked)
+        patch.setattr(following, "record_of", checked_line)
         yield
 
 

@@ -9,13 +9,29 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
 
-from fromage_cli.errors import EXIT_CODES, FromageError
+from fromage_cli.errors import (
+    EXIT_CODES,
+    FromageError,
+    InputError,
+    MismatchError,
+    NumericalError,
+    ResourceError,
+    UnsafeError,
+    UsageError,
+)
 from fromage_cli.missing import Why
+from fromage_cli.ranks import RankLost
 from fromage_cli.reference.fields import JsonField, json_fields
 from fromage_cli.reference.sources import constant, definition
+from fromage_cli.stopping import Interruption
+from fromage_cli.terminal.failure import Bug, Terminated
 
-Kind = Literal["finding", "term", "error", "reason", "exit code", "field"]
+Kind = Literal["finding", "term", "error", "reason", "exit-code", "field"]
 
+ERRORS: tuple[type[FromageError], ...] = (
+    *(Bug, UsageError, InputError, UnsafeError, MismatchError, NumericalError, ResourceError),
+    *(RankLost, Interruption, Terminated),
+)
 FIELDS = "Fields of"
 """What the titles of groups of fields begin with."""
 CONSTANT = re.compile(r"\{([a-z_.0-9]+)\.([A-Z_]+)(?::([^}]*))?\}")
@@ -101,28 +117,34 @@ def explanations() -> Mapping[str, Explanation]:
 
 def _findings() -> Iterator[Explanation]:
     for code, said in texts("findings").items():
-        limit = CONSTANT.sub(_filled, said["limit"])
         yield Explanation(
             name=code,
             kind="finding",
             meaning=said["is"],
-            limit=limit,
+            limit=CONSTANT.sub(lambda place: shown_constant(*place.groups()), said["limit"]),
             causes=said["causes"],
             what_to_do=said["do"],
             see=tuple(said["see"]),
         )
 
 
-def _filled(place: re.Match[str]) -> str:
-    """A constant of the source in the format that the text asks for; shares as `5 %`."""
-    module, name, form = place.groups()
-    return format(constant(module, name), form or "").replace("%", " %")
+def shown_constant(module: str, name: str, form: str | None) -> str:
+    """A constant of the source in the format that a text asks for; `%`: a share as `5 %`."""
+    value = constant(module, name)
+    if form == "%" and isinstance(value, float):
+        return f"{100.0 * value:g} %"
+    return format(value, form or "")
+
+
+def term(name: str) -> str:
+    """How a term is typed: by its name alone, unless a finding has it too."""
+    return f"term.{name}" if name in texts("findings") else name
 
 
 def _terms() -> Iterator[Explanation]:
     for name, said in texts("topics").items():
         yield Explanation(
-            name=name,
+            name=term(name),
             kind="term",
             meaning=said["is"],
             formula=said.get("formula"),
@@ -135,10 +157,10 @@ def _terms() -> Iterator[Explanation]:
 
 
 def _errors() -> Iterator[Explanation]:
-    for code, what_to_do in texts("codes")["error"].items():
-        kinds = [kind for kind in (FromageError, *FromageError.__subclasses__()) if kind.code == code]
-        meaning = (kinds[0].__doc__ or "").splitlines()[0]
-        also = tuple(one for one in _codes() if one.name == f"exit-code.{kinds[0].exit_code}")
+    for kind in ERRORS:
+        code, meaning = kind.code, (kind.__doc__ or "").splitlines()[0]
+        what_to_do = texts("codes")["error"][code]
+        also = tuple(one for one in _codes() if one.name == f"exit-code.{kind.exit_code}")
         yield Explanation(f"error.{code}", "error", meaning, what_to_do=what_to_do, see=("exit-codes",), also=also)
 
 
@@ -152,14 +174,14 @@ def _reasons() -> Iterator[Explanation]:
 
 def _codes() -> Iterator[Meaning]:
     for code, words in EXIT_CODES:
-        yield Meaning(f"exit-code.{code}", "exit code", words)
+        yield Meaning(f"exit-code.{code}", "exit-code", words)
 
 
 def _exit_codes() -> Iterator[Explanation]:
     words = "What the program's exit status tells a script."
-    yield Explanation("exit-codes", "exit code", words, also=tuple(_codes()))
+    yield Explanation("exit-codes", "exit-code", words, also=tuple(_codes()))
     for one in _codes():
-        yield Explanation(one.name, "exit code", f"{one.meaning[0].upper()}{one.meaning[1:]}.", see=("exit-codes",))
+        yield Explanation(one.name, "exit-code", f"{one.meaning[0].upper()}{one.meaning[1:]}.", see=("exit-codes",))
 
 
 def _field(field: JsonField) -> Explanation:
@@ -178,7 +200,7 @@ def _field(field: JsonField) -> Explanation:
         holds=field.holds or None,
         source=topic.get("source"),
         what_to_do=topic.get("do"),
-        see=(*own, *(name for name in said if name not in own)),
+        see=tuple(map(term, (*own, *(name for name in said if name not in own)))),
     )
 
 
@@ -191,12 +213,12 @@ def contents() -> Contents:
     """The names of everything, terms by their groups, fields by their commands."""
     groups: dict[str, list[str]] = {}
     for name, topic in texts("topics").items():
-        groups.setdefault(topic["group"], []).append(name)
+        groups.setdefault(topic["group"], []).append(term(name))
     titles = {"finding": "Findings", "error": "Errors", "reason": "Why a number is missing"}
     for name, one in explanations().items():
         if one.kind in titles:
             groups.setdefault(titles[one.kind], []).append(name)
-        elif one.kind == "exit code":
+        elif one.kind == "exit-code":
             groups.setdefault("Exit codes", []).append(name)
         elif one.kind == "field":
             groups.setdefault(f"{FIELDS} {name.partition('.')[0]}", []).append(name)

@@ -24,7 +24,10 @@ def look_up(word: str) -> Explanation:
     if not found or found[0].kind != "field":
         found += [one for name, one in every.items() if name.endswith(f".{key}")]
     if not found:
-        raise UsageError(f"Nothing is called {visible(word)!r}.", _nearest(key, list(every)))
+        last = {name.rpartition(".")[2]: name for name in every}
+        near = dict.fromkeys(get_close_matches(key, [*every, *last], n=2 * NEAREST, cutoff=0.5))
+        said = f"Nearest: {', '.join(list(near)[:NEAREST])}. " if near else ""
+        raise UsageError(f"Nothing is called {visible(word)!r}.", f"{said}fromage-diag explain lists all topics.")
     if len(found) == 1:
         return found[0]
     if found[0].kind == "field":
@@ -47,12 +50,3 @@ def _several(word: str, fields: Sequence[Explanation]) -> Explanation:
 
 def _in_short(one: Explanation) -> Meaning:
     return Meaning(one.name, one.kind, one.meaning)
-
-
-def _nearest(key: str, names: Sequence[str]) -> str:
-    """The names that are nearest, by the whole and by their last parts; a name of several is said once."""
-    last = {name.rpartition(".")[2]: name for name in reversed(names)}
-    near = get_close_matches(key, [*names, *last], n=2 * NEAREST, cutoff=0.5)
-    said = list(dict.fromkeys(near))[:NEAREST]
-    every = "fromage-diag explain lists all topics."
-    return f"Nearest: {', '.join(said)}. {every}" if said else every

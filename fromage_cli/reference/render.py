@@ -56,20 +56,17 @@ def _grid(rows: Sequence[tuple[str, str]], style: PageStyle, left: int = LEFT, *
 
 def _also(also: Sequence[Meaning], style: PageStyle) -> list[RenderableType]:
     """Other things of the name, those with one meaning together, each on a line that is cut where it is full."""
-    whole = style.show_all or also[0].kind == "exit code"
+    whole = style.show_all or also[0].kind == "exit-code"
     named: dict[str, list[str]] = {}
     for one in also:
         named.setdefault(one.meaning.splitlines()[0], []).append(one.name)
-    rows = [(f"{names[0]}{_more(len(names) - 1)}", meaning) for meaning, names in named.items()]
+    more = {meaning: f" and {len(names) - 1} more" if len(names) > 1 else "" for meaning, names in named.items()}
+    rows = [(f"{names[0]}{more[meaning]}", meaning) for meaning, names in named.items()]
     if style.show_all:
         rows = [(one.name, one.meaning) for one in also]
     shown = rows if whole else rows[:ROWS]
     hidden = [Text(f"{len(rows) - len(shown)} more: --all", "dim")] if len(shown) < len(rows) else []
     return [_grid(shown, style, 0, cut=not whole), *hidden]
-
-
-def _more(count: int) -> str:
-    return f" and {count} more" if count else ""
 
 
 def render_contents(contents: Contents, style: PageStyle) -> RenderableType:

@@ -1,7 +1,7 @@
 """The JSON Schema of what every command prints, made from the dataclasses of its result."""
 
 import ast
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fromage_cli import __version__
@@ -162,6 +162,8 @@ class Definitions:
         if name == "Mapping":
             values = self.of_type(module, inner[1])
             return {"type": "object", "additionalProperties": values} if values else {"type": "object"}
+        if name not in ("tuple", "list", "Sequence"):
+            raise TypeError(f"{module}: {name} has no schema")
         items = [self.of_type(module, one) for one in inner if ast.unparse(one) != "..."]
         if name == "tuple" and len(items) == len(inner):
             return {"type": "array", "prefixItems": items, "minItems": len(items), "maxItems": len(items)}
@@ -187,27 +189,6 @@ REASON: Schema = {
 def may_be_missing(field: Member) -> bool:
     """Whether a Missing can stand in a field, or in its list."""
     return field.type is not None and "Missing" in ast.unparse(field.type)
-
-
-def field_paths(schema: Schema) -> list[str]:
-    """Every path of the result in the schema of a command, as `layers[].norm`, in the order of the fields."""
-    found: dict[str, None] = {}
-
-    def walk(part: Schema, path: str) -> Iterator[str]:
-        if "$ref" in part:
-            part = schema["$defs"][part["$ref"].removeprefix("#/$defs/")]
-        for each in part.get("anyOf", ()):
-            yield from walk(each, path)
-        if "items" in part:
-            yield from walk(part["items"], f"{path}[]")
-        for name, inner in part.get("properties", {}).items():
-            if name != "missing":
-                below = f"{path}.{name}" if path else name
-                yield below
-                yield from walk(inner, below)
-
-    found |= dict.fromkeys(walk(schema, ""))
-    return list(found)
 
 
 def defined(module: str, name: str) -> Definition:

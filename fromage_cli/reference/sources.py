@@ -1,6 +1,6 @@
 """What the package's own source says: fields with the line below each, members of enumerations, constants.
 
-It is read and not imported, for the lines below fields are gone at run time, and some results need torch.
+It is read and not imported: at run time the lines below fields are gone, and some results need torch.
 """
 
 import ast
@@ -47,10 +47,19 @@ class Definition:
         return tuple(ast.unparse(base) for base in getattr(self.node, "bases", ()))
 
     @property
-    def members(self) -> tuple[Member, ...]:
+    def members(self) -> Iterator[Member]:
         """The fields of a class or the members of an enumeration, in their order."""
         body = self.node.body if isinstance(self.node, ast.ClassDef) else []
-        return tuple(_members(body))
+        for node, below in zip(body, [*body[1:], None], strict=False):
+            match below:
+                case ast.Expr(value=ast.Constant(value=str(text))):
+                    words = unwrapped(text)
+                case _:
+                    words = ""
+            if isinstance(node, ast.AnnAssign):
+                yield Member(ast.unparse(node.target), node.annotation, node.value, words)
+            elif isinstance(node, ast.Assign):
+                yield Member(ast.unparse(node.targets[0]), None, node.value, words)
 
 
 @cache
@@ -63,7 +72,9 @@ def parsed(module: str) -> ast.Module:
 
 def definition(module: str, name: str) -> Definition | None:
     """Where a name that a module uses is defined; None where that is not in this package."""
-    for node in _statements(parsed(module).body):
+    body = parsed(module).body
+    seen_by_types = [inner for node in body if isinstance(node, ast.If) for inner in node.body]
+    for node in (*body, *seen_by_types):
         if isinstance(node, ast.ClassDef) and node.name == name:
             return Definition(module, name, node)
         if isinstance(node, ast.Assign) and any(ast.unparse(target) == name for target in node.targets):
@@ -94,25 +105,3 @@ def constant(module: str, name: str) -> object:
 def unwrapped(text: str) -> str:
     """A docstring with each paragraph on one line."""
     return "\n".join(" ".join(paragraph.split()) for paragraph in inspect.cleandoc(text).split("\n\n"))
-
-
-def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Those of a module, and those that only a reader of types sees."""
-    for node in body:
-        yield node
-        if isinstance(node, ast.If):
-            yield from node.body
-
-
-def _members(body: list[ast.stmt]) -> Iterator[Member]:
-    for place, node in enumerate(body):
-        below = body[place + 1] if place + 1 < len(body) else None
-        words = unwrapped(below.value.value) if _is_text(below) else ""  # type: ignore[union-attr]
-        if isinstance(node, ast.AnnAssign):
-            yield Member(ast.unparse(node.target), node.annotation, node.value, words)
-        elif isinstance(node, ast.Assign):
-            yield Member(ast.unparse(node.targets[0]), None, node.value, words)
-
-
-def _is_text(node: ast.stmt | None) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
