@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
@@ -185,10 +185,11 @@ def _exit_codes() -> Iterator[Explanation]:
 
 
 def _field(field: JsonField) -> Explanation:
-    """A field with what its own topic says; topics of what it is part of are named alone."""
-    said = {name: patterns for name, topic in texts("topics").items() if (patterns := _matching(field, topic))}
-    own = [name for name, patterns in said.items() if not all(pattern.endswith(".*") for pattern in patterns)]
-    topic = texts("topics")[own[0]] if own else {}
+    """A field with what the topic says that it is; topics that it only has to do with are named."""
+    topics = texts("topics")
+    own = [name for name in topics if matches(field.path, topics[name].get("fields", ()))]
+    related = [name for name in topics if matches(field.path, topics[name].get("related", ()))]
+    topic = topics[own[0]] if own else {}
     return Explanation(
         name=field.path,
         kind="field",
@@ -200,13 +201,13 @@ def _field(field: JsonField) -> Explanation:
         holds=field.holds or None,
         source=topic.get("source"),
         what_to_do=topic.get("do"),
-        see=tuple(map(term, (*own, *(name for name in said if name not in own)))),
+        see=tuple(dict.fromkeys(map(term, (*own, *related)))),
     )
 
 
-def _matching(field: JsonField, topic: Mapping[str, Any]) -> list[str]:
-    """The patterns of a topic that a field matches."""
-    return [pattern for pattern in topic.get("fields", ()) if fnmatchcase(field.path, pattern)]
+def matches(path: str, patterns: Sequence[str]) -> bool:
+    """Whether a path is one that any of the patterns means."""
+    return any(fnmatchcase(path, pattern) for pattern in patterns)
 
 
 def contents() -> Contents:

@@ -1,6 +1,7 @@
 """The JSON Schema of what every command prints, made from the dataclasses of its result."""
 
 import ast
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -114,7 +115,7 @@ class Definitions:
     def of_class(self, found: Definition) -> Schema:
         """The schema of a dataclass: its fields with the words below them, and why those that may be missing are."""
         properties = {each.name: self.of_field(found, each) for each in found.members}
-        whole: Schema = {"type": "object", "description": found.words}
+        whole: Schema = {"type": "object", "description": in_json(found.words)}
         whole |= {"properties": properties, "required": list(properties)}
         if reasons := [each.name for each in found.members if may_be_missing(each)]:
             whole["properties"]["missing"] = {
@@ -132,7 +133,7 @@ class Definitions:
             schema: Schema = {"type": "object", "properties": told}
         else:
             schema = self.of_type(found.module, field.type)
-        return {**schema, "description": field.words} if field.words else schema
+        return {**schema, "description": in_json(field.words)} if field.words else schema
 
     def printed_results(self, command: str) -> Schema:
         """Any of the results of a command, as `check` holds them."""
@@ -184,6 +185,11 @@ REASON: Schema = {
     },
     "required": ["code", "reason"],
 }
+
+
+def in_json(words: str) -> str:
+    """What the source says of a value, by the names that it has in JSON."""
+    return re.sub(r"\b(None|True|False)\b", lambda name: {"None": "null"}.get(name[0], name[0].lower()), words)
 
 
 def may_be_missing(field: Member) -> bool:

@@ -46,15 +46,15 @@ class WatchedCheckpoint:
     watched_at: str
     """When it was diagnosed: date and time, UTC."""
     path: str
-    """Of the checkpoint, through no link to the run's directory: `latest` may be another run tomorrow."""
+    """Where the checkpoint is, through no link to the run's directory: `latest` may be another run tomorrow."""
     step: int | None
-    """Of training, by the file or else by its name; null where neither tells it."""
+    """The training step, by the file or else by its name; None where neither tells it."""
     content: str
     """SHA-256 of what its files hold; empty where they were gone."""
     state: str
     """A name for the state of its files: the same files unchanged have the same one."""
     exit_code: int
-    """That of `check`."""
+    """With which `check` ended."""
 
 
 @dataclass

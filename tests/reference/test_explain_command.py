@@ -17,7 +17,10 @@ def test_it_prints_a_page_a_row_and_an_envelope(run):
 
 def test_other_things_of_the_name_are_a_table(run):
     rows = run("explain", "cosine", "--table", "also")[1].splitlines()
-    assert rows[0] == "name\tkind\tmeaning" and "distance.layers.cosine\tfield\tBetween W and W~." in rows
+    assert (
+        rows[0] == "name\tkind\tmeaning"
+        and "distance.layers.cosine\tfield\tThe cosine between the weights of the two networks." in rows
+    )
 
 
 def test_without_a_name_it_lists_all(run):

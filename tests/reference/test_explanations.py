@@ -107,7 +107,8 @@ def test_every_field_term_error_and_reason_has_one() -> None:
 def test_what_is_named_is_there() -> None:
     every, paths = explanations(), [one.path for one in json_fields()]
     assert {name for one in every.values() for name in one.see} - every.keys() == set()
-    patterns = [pattern for topic in texts("topics").values() for pattern in topic.get("fields", ())]
+    lists = [topic.get(key, ()) for topic in texts("topics").values() for key in ("fields", "related")]
+    patterns = [pattern for each in lists for pattern in each]
     assert [each for each in patterns if not any(fnmatchcase(path, each) for path in paths)] == []
     names = [name for group in contents().groups for name in group.names]
     assert sorted(names) == sorted(every)

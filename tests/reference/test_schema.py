@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from copy import deepcopy
@@ -10,7 +11,7 @@ from fromage_cli.diagnostics import COMMANDS
 from fromage_cli.diagnostics.sharpness.result import HessianEigenvalue
 from fromage_cli.errors import InputError
 from fromage_cli.missing import Missing, Why
-from fromage_cli.reference.schema import ROOTS, Definitions, defined, schema_of, schema_of_all
+from fromage_cli.reference.schema import ROOTS, Definitions, defined, in_json, schema_of, schema_of_all
 from fromage_cli.terminal.answer import Answer, Estimate, estimate_answer
 from fromage_cli.terminal.envelope import Circumstances, answer_envelope, error_envelope
 
@@ -52,6 +53,15 @@ def test_a_class_becomes_its_fields_with_their_words() -> None:
     }
     assert fits(schema, VALUE) and fits(schema, VALUE | {"value": None})  # not finite
     assert not fits(schema, VALUE | {"value": "4"}) and not fits(schema, {"value": 4.0})
+
+
+def test_words_name_values_as_json_does() -> None:
+    found = Definitions().of_class(defined("diagnostics.check.result", "Comparison"))["properties"]["step"]
+    assert found == {"type": ["integer", "null"], "description": "Of its last checkpoint."}
+    assert (
+        in_json("None without a bias; True or False. Nonetheless") == "null without a bias; true or false. Nonetheless"
+    )
+    assert "None" not in json.dumps(schema_of_all())
 
 
 def test_what_may_be_missing_is_null_beside_a_reason() -> None:
