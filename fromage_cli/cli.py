@@ -19,6 +19,8 @@ from fromage_cli.terminal.command import Program
 
 PROGRAM = "fromage-diag"
 CLOSED_PIPE = 141
+SIGNALS = 128
+"""Exit codes above it are a signal's; help names them in one line."""
 WIDEST_HELP = 120
 """Columns: longer lines are hard to follow."""
 _COMPLETION = "_FROMAGE_DIAG_COMPLETE"
@@ -103,7 +105,10 @@ def _ending(examples: Sequence[tuple[str, str]], between: str = "") -> str:
     """What a help ends with: examples, and what the exit codes mean."""
     typed = ((line if PROGRAM in line else f"{PROGRAM} {line}", words) for line, words in examples)
     shown = "".join(f"  {line}\n      {words}\n" for line, words in typed)
-    codes = "".join(f"  {code:>3}  {words}\n" for code, words in EXIT_CODES)
+    (signal, said), *others = [entry for entry in EXIT_CODES if int(entry[0]) > SIGNALS]
+    last = "; ".join([said, *(f"{code}: {words}" for code, words in others)])
+    rows = [*(entry for entry in EXIT_CODES if int(entry[0]) < SIGNALS), (signal, last)]
+    codes = "".join(f"  {code:>3}  {words}\n" for code, words in rows)
     return f"\nExamples:\n{shown}{between}\nExit codes:\n{codes}"
 
 

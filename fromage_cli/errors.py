@@ -13,7 +13,7 @@ EXIT_CODES = (
     ("7", "out of memory, or --time-limit or --max-memory reached (partial answer)"),
     ("10", "a warning (--fail-on warn), or a rate that is not reliable (--value)"),
     ("11", "a failure (--fail-on warn or fail)"),
-    ("130", "interrupted (partial answer)"),
+    ("130", "interrupted"),
     ("141", "nobody reads the pipe"),
     ("143", "terminated"),
 )
