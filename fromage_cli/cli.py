@@ -11,6 +11,7 @@ import typer
 
 from fromage_cli import __version__, ranks, stopping
 from fromage_cli.diagnostics import COMMANDS, EXAMPLES, NOT_IN_A_CHECKPOINT, SYMPTOMS
+from fromage_cli.errors import EXIT_CODES
 from fromage_cli.launching import launch
 from fromage_cli.terminal import failure, input_files, session, streams
 from fromage_cli.terminal.answer import Answers
@@ -18,6 +19,8 @@ from fromage_cli.terminal.command import Program
 
 PROGRAM = "fromage-diag"
 CLOSED_PIPE = 141
+SIGNALS = 128
+"""Exit codes above it are a signal's; help names them in one line."""
 WIDEST_HELP = 120
 """Columns: longer lines are hard to follow."""
 _COMPLETION = "_FROMAGE_DIAG_COMPLETE"
@@ -30,6 +33,8 @@ OWN_COMMANDS = {
     "bundle": "Write or look at a bundle: weights, network, loss and batch in one directory of data.",
     "trust": "Let code that this directory's configuration names run from now on.",
     "doctor": "Does everything work here: is all installed, is the configuration heard, do known answers come out?",
+    "explain": "What does a finding, a field of the JSON or a term mean, and what to do?",
+    "schema": "Print the JSON Schema of what --json prints.",
 }
 """Commands that are no diagnostics, with the first line of their help."""
 OWN_MODULES = {
@@ -38,6 +43,8 @@ OWN_MODULES = {
     "bundle": "fromage_cli.bundle.command",
     "trust": "fromage_cli.terminal.trust_command",
     "doctor": "fromage_cli.doctor.command",
+    "explain": "fromage_cli.reference.explain_command",
+    "schema": "fromage_cli.reference.schema_command",
 }
 OWN_EXAMPLES = {
     "watch": (
@@ -63,24 +70,21 @@ OWN_EXAMPLES = {
         ("doctor --json", "all of it, to send with a question"),
         ("doctor -q > /dev/null || exit", "the first line of a job script"),
     ),
+    "explain": (
+        ("explain breakdown-early", "a finding: when it is said, usual causes, what to do"),
+        ("explain suggest-lr.limit.eta", "a field of the JSON"),
+        ("explain relative-step", "a term, with its formula and a worked number"),
+        ("explain --all", "every name there is"),
+    ),
+    "schema": (
+        ("schema check > check.schema.json", "of one command"),
+        ("schema -o fromage-diag.schema.json", "of all of them"),
+    ),
 }
 FIRST_EXAMPLES = (
     ("breakdown checkpoint.safetensors", "what stands beside the checkpoint is found"),
     ("suggest-lr model.pt --model net.py:build --batch data.npz", "your own network and data"),
     ("inspect model.pt --json", "for a script"),
-)
-EXIT_CODES = (
-    ("0", "done"),
-    ("1", "a bug in this program: please report it"),
-    ("2", "the command line or the configuration is wrong"),
-    ("3", "an input is missing, damaged or incomplete, or the output is not writable"),
-    ("4", "refused as unsafe: code would run that you did not name (see trust)"),
-    ("5", "model, batch and checkpoint do not fit together"),
-    ("6", "the loss or gradient is NaN or Inf, or nothing converged"),
-    ("7", "out of memory, or --time-limit or --max-memory reached (partial answer)"),
-    ("10", "a warning (--fail-on warn), or a rate that is not reliable (--value)"),
-    ("11", "a failure (--fail-on warn or fail)"),
-    ("130", "interrupted; 141: nobody reads the pipe; 143: terminated"),
 )
 
 
@@ -114,7 +118,10 @@ def _ending(examples: Sequence[tuple[str, str]], between: str = "") -> str:
     """What a help ends with: examples, and what the exit codes mean."""
     typed = ((line if PROGRAM in line else f"{PROGRAM} {line}", words) for line, words in examples)
     shown = "".join(f"  {line}\n      {words}\n" for line, words in typed)
-    codes = "".join(f"  {code:>3}  {words}\n" for code, words in EXIT_CODES)
+    (signal, said), *others = [entry for entry in EXIT_CODES if int(entry[0]) > SIGNALS]
+    last = "; ".join([said, *(f"{code}: {words}" for code, words in others)])
+    rows = [*(entry for entry in EXIT_CODES if int(entry[0]) < SIGNALS), (signal, last)]
+    codes = "".join(f"  {code:>3}  {words}\n" for code, words in rows)
     return f"\nExamples:\n{shown}{between}\nExit codes:\n{codes}"
 
 

@@ -2,6 +2,23 @@
 
 from collections.abc import Sequence
 
+EXIT_CODES = (
+    ("0", "done"),
+    ("1", "a bug in this program: please report it"),
+    ("2", "the command line or the configuration is wrong"),
+    ("3", "an input is missing, damaged or incomplete, or the output is not writable"),
+    ("4", "refused as unsafe: code would run that you did not name (see trust)"),
+    ("5", "model, batch and checkpoint do not fit together"),
+    ("6", "the loss or gradient is NaN or Inf, or nothing converged"),
+    ("7", "out of memory, or --time-limit or --max-memory reached (partial answer)"),
+    ("10", "a warning (--fail-on warn), or a rate that is not reliable (--value)"),
+    ("11", "a failure (--fail-on warn or fail)"),
+    ("130", "interrupted"),
+    ("141", "nobody reads the pipe"),
+    ("143", "terminated"),
+)
+"""What each exit code of the program means."""
+
 
 class FromageError(Exception):
     """A failure that is explained to the user instead of being shown as a traceback.

@@ -2,16 +2,23 @@
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import is_dataclass
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
+from jsonschema import Draft202012Validator
 from torch import nn
 
+from fromage_cli.errors import FromageError
 from fromage_cli.problem.data.batches import as_batch
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.losses.losses import resolve_loss
+from fromage_cli.reference.schema import ROOTS, schema_of
+from fromage_cli.terminal import envelope
+from fromage_cli.watching import following
 
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
@@ -36,6 +43,46 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 def interruptible() -> None:
     """Tests send interrupts, which a shell lets its background jobs, and all their children, ignore."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def closed(schema: Any) -> Any:
+    """The same schema without keys that it does not name."""
+    if isinstance(schema, list):
+        return [closed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    inner = {key: closed(each) for key, each in schema.items()}
+    return inner | {"additionalProperties": False} if isinstance(schema.get("properties"), dict) else inner
+
+
+@cache
+def validator(command: str) -> Draft202012Validator:
+    """Of the envelopes of one command, every key of which the schema has to name."""
+    return Draft202012Validator(closed(schema_of(command)))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def valid_envelopes() -> Iterator[None]:
+    """Every envelope and log line that a test makes fits its command's schema; what is made up has none."""
+    as_json = envelope._as_json
+
+    def checked(content: envelope.Envelope, error: FromageError | None) -> dict[str, Any]:
+        made = as_json(content, error)
+        if made["command"] in ROOTS and (content.result is None or is_dataclass(content.result)):
+            validator(made["command"]).validate(made)
+        return made
+
+    def checked_line(*given: Any) -> Any:
+        line = record_of(*given)
+        if "tool" in line:  # else the envelope is made up
+            validator("watch").validate(line)
+        return line
+
+    record_of = following.record_of
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(envelope, "_as_json", checked)
+        patch.setattr(following, "record_of", checked_line)
+        yield
 
 
 @pytest.fixture(autouse=True)

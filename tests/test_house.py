@@ -25,7 +25,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FILES_OF_A_DIAGNOSTIC = ("__init__.py", "result.py", "measure.py", "findings.py", "render.py", "command.py")
 LIGHT = (
     *("checkpoints", "cli", "errors", "findings", "intake", "optimizers", "stopping", "terminal", "theory"),
-    *("api", "watching"),
+    *("api", "reference", "watching"),
 )
 """Modules and packages that start without torch and numpy, and so does every diagnostic's `command`."""
 WITHOUT_A_SOURCE = {

@@ -5,11 +5,21 @@ import enum
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypedDict
 
 from fromage_cli.missing import Missing
 
-Nonfinite = list[dict[str, str]]
+
+class NotFinite(TypedDict):
+    """A number that JSON cannot hold; null stands in its place."""
+
+    path: str
+    """Where it stands: `result.layers[0].norm`."""
+    value: str
+    """`nan`, `inf` or `-inf`."""
+
+
+Nonfinite = list[NotFinite]
 
 
 def plain(value: object, path: str, nonfinite: Nonfinite) -> Any:

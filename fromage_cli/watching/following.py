@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +12,7 @@ from fromage_cli.errors import FromageError, InputError, words_of
 from fromage_cli.watching.arrivals import Arrival, arrivals
 from fromage_cli.watching.diagnosis import Diagnosis
 from fromage_cli.watching.fingerprint import content_of
-from fromage_cli.watching.log import FIRST_KEY, WatchLog
+from fromage_cli.watching.log import WatchLog
 
 LATEST = 3
 """Earlier checkpoints that go with a new one, beside the first: growth needs some, and more take time to read."""
@@ -37,6 +37,24 @@ class Ending:
     """After a checkpoint of this step or a later one."""
     idle: float | None = None
     """After so many seconds in which nothing changed."""
+
+
+@dataclass(frozen=True)
+class WatchedCheckpoint:
+    """What a line of the log says beside the answer of `check`."""
+
+    watched_at: str
+    """When it was diagnosed: date and time, UTC."""
+    path: str
+    """Where the checkpoint is, through no link to the run's directory: `latest` may be another run tomorrow."""
+    step: int | None
+    """The training step, by the file or else by its name; None where neither tells it."""
+    content: str
+    """SHA-256 of what its files hold; empty where they were gone."""
+    state: str
+    """A name for the state of its files: the same files unchanged have the same one."""
+    exit_code: int
+    """With which `check` ended."""
 
 
 @dataclass
@@ -208,18 +226,15 @@ def earlier_than(one: Arrival, whole: Sequence[Arrival]) -> list[Arrival]:
 
 
 def record_of(one: Arrival, directory: Path, content: str, diagnosis: Diagnosis) -> Record:
-    """The line of the log: what `check` printed, and what was watched.
-
-    Its path leads through no link to the run's directory: `latest` may be another run tomorrow.
-    """
+    """The line of the log: what was watched, and what `check` printed."""
     checkpoints: Any = diagnosis.envelope.get("checkpoints") or [{}]
     told = checkpoints[-1].get("step")
-    return {
-        FIRST_KEY: datetime.now(UTC).isoformat(timespec="seconds"),
-        "path": str(directory.resolve() / one.path.relative_to(directory)),
-        "step": one.number if told is None and one.counts == "step" else told,
-        "content": content,
-        "state": one.state,
-        "exit_code": diagnosis.exit_code,
-        **diagnosis.envelope,
-    }
+    watched = WatchedCheckpoint(
+        watched_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        path=str(directory.resolve() / one.path.relative_to(directory)),
+        step=one.number if told is None and one.counts == "step" else told,
+        content=content,
+        state=one.state,
+        exit_code=diagnosis.exit_code,
+    )
+    return {**asdict(watched), **diagnosis.envelope}

@@ -1,0 +1,52 @@
+"""From a word that was typed to what it means: a whole name, its last part, or the nearest names."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+
+from fromage_cli.errors import UsageError
+from fromage_cli.reference.explanations import Explanation, Meaning, explanations
+from fromage_cli.terminal.words import visible
+
+NEAREST = 5
+"""Names that are offered where there is none of that name."""
+
+
+def look_up(word: str) -> Explanation:
+    """What a word means, and what else has that name; raises UsageError where nothing has.
+
+    Case, brackets, and hyphens or underscores make no difference.
+    """
+    key = plain_name(word)
+    every = {plain_name(name): one for name, one in explanations().items()}
+    found = [every[key]] if key in every else []
+    if not found or found[0].kind != "field":
+        found += [one for name, one in every.items() if name.endswith(f".{key}")]
+    if not found:
+        last = {name.rpartition(".")[2]: name for name in every}
+        near = dict.fromkeys(get_close_matches(key, [*every, *last], n=2 * NEAREST, cutoff=0.5))
+        said = f"Nearest: {', '.join(list(near)[:NEAREST])}. " if near else ""
+        raise UsageError(f"Nothing is called {visible(word)!r}.", f"{said}fromage-diag explain lists all topics.")
+    if len(found) == 1:
+        return found[0]
+    if found[0].kind == "field":
+        return _several(word, found)
+    return replace(found[0], also=(*found[0].also, *map(_in_short, found[1:])))
+
+
+def plain_name(word: str) -> str:
+    """A name as it is compared: small letters, hyphens, without brackets."""
+    return re.sub(r"[\s_]+", "-", re.sub(r"\[\w*\]", "", word.strip().lower()))
+
+
+def _several(word: str, fields: Sequence[Explanation]) -> Explanation:
+    """Fields of several commands that have the same name."""
+    same = len({one.meaning for one in fields}) == 1
+    meaning = fields[0].meaning if same else f"{len(fields)} fields of the JSON have this name."
+    see = tuple(dict.fromkeys(name for one in fields for name in one.see))
+    return Explanation(plain_name(word), "field", meaning, see=see, also=tuple(map(_in_short, fields)))
+
+
+def _in_short(one: Explanation) -> Meaning:
+    return Meaning(one.name, one.kind, one.meaning)
