@@ -19,6 +19,7 @@ class Version:
     least: str
     """The oldest version that it works with."""
     recent_enough: bool
+    """Whether the version is the oldest that is supported or newer."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Extra:
     name: str
     """As in `pip install 'fromage-diag[NAME]'`."""
     purpose: str
+    """What its options are for."""
     version: str | Missing
     """Of its package; missing where it is not installed."""
     install: str
@@ -41,6 +43,7 @@ class Processors:
     usable: int
     """That this process may run on."""
     machine: int
+    """How many the machine has."""
     threads: int | Missing
     """That torch computes with."""
     omp_num_threads: str | None
@@ -52,7 +55,9 @@ class Memory:
     """Main memory, in bytes."""
 
     machine: int | Missing
+    """Bytes of main memory in the machine."""
     available: int | Missing
+    """Bytes that are free for new processes."""
     limit: int | Missing
     """The most that the control group of this process may use."""
 
@@ -82,6 +87,7 @@ class Setting:
     where: str
     """The variable, or the file and table."""
     in_effect: bool
+    """Whether a command would use the value."""
     reason: str = ""
     """Why it has no effect."""
     unknown: bool = False
@@ -114,6 +120,7 @@ class Job:
     scheduler: str | None
     """`slurm`, or None outside of a job."""
     rank: int | Missing
+    """The number of this process among those started together."""
     count: int | Missing
     """Processes that were started together; 1 for one that is alone."""
     meaning: str
@@ -126,9 +133,13 @@ class Terminal:
     """Where the answer is written."""
 
     is_terminal: bool
+    """Whether standard output is a terminal."""
     columns: int
+    """How many characters fit into a line."""
     colour: bool
+    """Whether pages have colours."""
     encoding: str
+    """Of standard output."""
     ascii_only: bool
     """Whether signs such as η are spelled out."""
 
@@ -151,6 +162,7 @@ class Attention:
     """Second derivatives through one implementation of attention, against the formula written out."""
 
     device: str
+    """The device that it was computed on: `cpu`, `cuda:0` …"""
     backend: str
     """`measured with` is the way of this program; the others are torch's own kernels."""
     verdict: str
@@ -164,6 +176,7 @@ class SelfTest:
     """A breakdown measured on a network whose answer is known."""
 
     device: str
+    """The device that it was computed on: `cpu`, `cuda:0` …"""
     layers: int
     loss_gap: float
     """Largest |measured / known - 1| of the losses along the line."""
@@ -174,6 +187,7 @@ class SelfTest:
     limit: float
     """The largest gap that is allowed."""
     seconds: float
+    """How long the test took."""
 
     @property
     def largest_gap(self) -> float:
@@ -191,7 +205,9 @@ class DoctorResult:
     """The environment, part by part."""
 
     python: str
+    """The version of Python."""
     platform: str
+    """The operating system and the machine's kind."""
     tool: str
     """The version of this program."""
     versions: tuple[Version, ...]

@@ -28,6 +28,8 @@ ROOTS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "state": (("diagnostics.state.result", "StateResult"),),
     "distance": (("diagnostics.distance.result", "DistanceResult"),),
     "bundle": (("bundle.contents", "BundleContents"),),
+    "report": (("report.command", "ReportResult"),),
+    "doctor": (("doctor.result", "DoctorResult"),),
     "trust": (("terminal.trust_command", "Trust"),),
     "explain": (("reference.explanations", "Explanation"), ("reference.explanations", "Contents")),
     "watch": (("diagnostics.check.result", "CheckResult"),),

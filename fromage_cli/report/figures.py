@@ -166,7 +166,8 @@ def step_map(rows: Sequence[MapRow], steps: Sequence[str], title: str) -> Markup
     parts = []
     for line, row in enumerate(rows):
         parts.append(text(LABEL - 6.0, line * high + 12.0, middle(visible(row.name), 28), "name", "end"))
-        shades = [_shade(row.values[place] if place < len(row.values) else None, scale) for place in chosen]
+        held = [row.values[place] if place < len(row.values) else None for place in chosen]
+        shades = [min(int(scale(value)), LEVELS - 1) if value is not None and value > 0.0 else None for value in held]
         start = 0
         for column, shade in enumerate(shades):
             if column + 1 == len(shades) or shades[column + 1] != shade:
@@ -189,10 +190,6 @@ def step_map(rows: Sequence[MapRow], steps: Sequence[str], title: str) -> Markup
     least, largest = number(min(values)), number(max(values))
     parts.append(text(LABEL - 6.0, bottom + 36.0, "shade from", "tick", "end"))
     return svg(bottom + 58.0, title, f"{len(rows)} layers at {len(chosen)} steps, {least} to {largest}", parts)
-
-
-def _shade(value: float | None, scale: "Logarithmic") -> int | None:
-    return None if value is None or value <= 0.0 else min(int(scale(value)), LEVELS - 1)
 
 
 def evenly(count: int, most: int) -> list[int]:

@@ -43,7 +43,8 @@ def html_page(answers: Sequence[Envelope]) -> str:
 
     answers = rounded(answers)
     gathered = Gathered(answers)
-    style, script, template = (_file(name) for name in ("page.css", "page.js", "page.html.j2"))
+    own = resources.files("fromage_cli.report")
+    style, script, template = (own.joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js", "html.j2"))
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["visible"] = visible
     return environment.from_string(template).render(
@@ -92,10 +93,6 @@ def grouped(findings: Sequence[Finding]) -> list[list[Finding]]:
     for finding in findings:
         groups.setdefault((finding.code, finding.severity), []).append(finding)
     return [*groups.values()]
-
-
-def _file(name: str) -> str:
-    return resources.files("fromage_cli.report").joinpath(name).read_text("utf-8")
 
 
 def _hash(text: str) -> str:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 from fromage_cli.counting import counted
 from fromage_cli.report.figures import MOST_COLUMNS, MOST_ROWS, Curve, MapRow, Mark, balance, curves, ruler, step_map
 from fromage_cli.report.gathered import Answered, Gathered
@@ -112,18 +114,34 @@ def gradients(gathered: Gathered) -> Section | None:
 
 def along_the_run(gathered: Gathered) -> Section | None:
     """Maps of layers and steps."""
+    norms, turned = gathered.last("norms"), gathered.last("intrinsic-lr")
+
+    def grown(layer: Mapping[str, Any]) -> list[float | None]:
+        held = numbers_at(layer, "norms")
+        first = next(iter(known(held)), None)
+        return [each / first if each and first else None for each in held]
+
+    def rotated(layer: Mapping[str, Any]) -> list[float | None]:
+        return numbers_at(layer, "observed_rotations")
+
     pictures = [
         *_map_of(
             gathered.along("breakdown"), "trust_eta", "Safe relative step", "A stronger shade is a larger safe step."
         ),
-        *_norm_map(gathered),
+        *figure(
+            _run_map(norms, numbers_at(norms, "steps"), grown, "Norm of each layer over its first norm"),
+            "Norm of each layer over its first norm. A stronger shade has grown more.",
+        ),
         *_map_of(
             gathered.along("state"),
             "relative_update",
             "Size of the next update over the weights",
             "A stronger shade is a larger update.",
         ),
-        *_rotation_map(gathered),
+        *figure(
+            _run_map(turned, numbers_at(turned, "steps")[1:], rotated, "Rotation since the checkpoint before"),
+            "Rotation of each layer since the checkpoint before, in radians. A stronger shade has turned further.",
+        ),
     ]
     if not pictures:
         return None
@@ -142,30 +160,17 @@ def _map_of(answers: Sequence[Answered], key: str, title: str, caption: str) -> 
     yield from figure(step_map(_rows(values), [one.label for one in answers], title), f"{title}. {caption}")
 
 
-def _norm_map(gathered: Gathered) -> Iterator[Any]:
-    told = gathered.last("norms")
-    steps = [number(step) for step in numbers_at(told, "steps")]
+def _run_map(
+    told: Mapping[str, Any] | None,
+    steps: Sequence[float | None],
+    values: Callable[[Mapping[str, Any]], list[float | None]],
+    title: str,
+) -> Markup | None:
+    """The map of a result that holds the whole run; None where it has fewer than two steps."""
     if len(steps) < 2:
-        return
-    values = {}
-    for layer in entries_at(told, "layers"):
-        norms = numbers_at(layer, "norms")
-        first = next(iter(known(norms)), None)
-        values[text_at(layer, "name")] = [each / first if each and first else None for each in norms]
-    title = "Norm of each layer over its first norm"
-    yield from figure(step_map(_rows(values), steps, title), f"{title}. A stronger shade has grown more.")
-
-
-def _rotation_map(gathered: Gathered) -> Iterator[Any]:
-    told = gathered.last("intrinsic-lr")
-    steps = [number(step) for step in numbers_at(told, "steps")][1:]
-    if len(steps) < 2:
-        return
-    values = {text_at(one, "name"): numbers_at(one, "observed_rotations") for one in entries_at(told, "layers")}
-    title = "Rotation of each layer since the checkpoint before"
-    yield from figure(
-        step_map(_rows(values), steps, title), f"{title}, in radians. A stronger shade has turned further."
-    )
+        return None
+    rows = {text_at(layer, "name"): values(layer) for layer in entries_at(told, "layers")}
+    return step_map(_rows(rows), [number(step) for step in steps], title)
 
 
 def _rows(values: Mapping[str, Sequence[float | None]]) -> list[MapRow]:
@@ -224,8 +229,10 @@ def equilibrium(gathered: Gathered) -> Section | None:
         ("observed rotation", "Radians that it turned by between the last two checkpoints."),
     )
     named = len(ratios)
+    least, largest = (number(each((ratio for _, ratio in ratios), default=1.0)) for each in (min, max))
+    now = f"{least} ×" if least == largest else f"{least} to {largest} ×"
     sentences = [
-        f"{counted(named, 'layer')} {'has' if named == 1 else 'have'} an equilibrium norm, {_range(ratios)} of it now."
+        f"{counted(named, 'layer')} {'has' if named == 1 else 'have'} an equilibrium norm, {now} of it now."
         if named
         else "No layer has an equilibrium norm: only scale-invariant layers under weight decay have one."
     ]
@@ -233,11 +240,6 @@ def equilibrium(gathered: Gathered) -> Section | None:
     return Section(
         "Norms and equilibrium", tuple(sentences), figure(picture, caption), sheet("Norms by layer", columns, rows)
     )
-
-
-def _range(ratios: Sequence[tuple[str, float]]) -> str:
-    low, high = min(ratio for _, ratio in ratios), max(ratio for _, ratio in ratios)
-    return f"{number(low)} ×" if low == high else f"{number(low)} to {number(high)} ×"
 
 
 def optimizer_state(gathered: Gathered) -> Section | None:
