@@ -39,6 +39,7 @@ WITHOUT_A_SOURCE = {
     "test_words.py",
     "bundle/test_every_command.py",
     "report/test_browser.py",
+    "report/test_lighthouse.py",
     "bundle/test_kept_bundle.py",
     "bundle/test_saving_on_ranks.py",
     "checkpoints/test_formats.py",

@@ -9,6 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
 
+from fromage_cli.diagnostics import COMMANDS, EXAMPLES
 from fromage_cli.errors import (
     EXIT_CODES,
     FromageError,
@@ -26,7 +27,7 @@ from fromage_cli.reference.sources import constant, definition
 from fromage_cli.stopping import Interruption
 from fromage_cli.terminal.failure import Bug, Terminated
 
-Kind = Literal["finding", "term", "error", "reason", "exit-code", "field"]
+Kind = Literal["finding", "term", "command", "error", "reason", "exit-code", "field"]
 
 ERRORS: tuple[type[FromageError], ...] = (
     *(Bug, UsageError, InputError, UnsafeError, MismatchError, NumericalError, ResourceError),
@@ -107,8 +108,8 @@ def texts(name: str) -> Mapping[str, Any]:
 
 @cache
 def explanations() -> Mapping[str, Explanation]:
-    """All of them by name: findings, then terms, errors, reasons and exit codes, and fields last."""
-    every = (*_findings(), *_terms(), *_errors(), *_reasons(), *_exit_codes(), *map(_field, json_fields()))
+    """All of them by name: findings, then terms, commands, errors, reasons and exit codes, and fields last."""
+    every = (*_findings(), *_terms(), *commands(), *_errors(), *_reasons(), *_exit_codes(), *map(_field, json_fields()))
     found: dict[str, Explanation] = {}
     for one in every:
         found.setdefault(one.name, one)
@@ -153,6 +154,19 @@ def _terms() -> Iterator[Explanation]:
             source=said.get("source"),
             what_to_do=said.get("do"),
             see=tuple(said.get("see", ())),
+        )
+
+
+def commands() -> Iterator[Explanation]:
+    """The diagnostics, each with its question and what to type first."""
+    for name, question in COMMANDS.items():
+        line, words = EXAMPLES[name][0]
+        yield Explanation(
+            name=name,
+            kind="command",
+            meaning=f"It answers: {question}",
+            example=f"fromage-diag {line} ({words}).",
+            what_to_do=f"Look at its options: fromage-diag {name} --help.",
         )
 
 
@@ -215,7 +229,7 @@ def contents() -> Contents:
     groups: dict[str, list[str]] = {}
     for name, topic in texts("topics").items():
         groups.setdefault(topic["group"], []).append(term(name))
-    titles = {"finding": "Findings", "error": "Errors", "reason": "Why a number is missing"}
+    titles = {"command": "Commands", "finding": "Findings", "error": "Errors", "reason": "Why a number is missing"}
     for name, one in explanations().items():
         if one.kind in titles:
             groups.setdefault(titles[one.kind], []).append(name)

@@ -13,6 +13,7 @@ from fromage_cli.counting import counted
 from fromage_cli.diagnostics.check.findings import sentence
 from fromage_cli.diagnostics.check.result import Verdict
 from fromage_cli.findings import Finding, gravest_remedy
+from fromage_cli.reference.explanations import explanations
 from fromage_cli.report.gathered import SEVERITIES, Gathered
 from fromage_cli.report.opening import DIGITS, MARK, Envelope, packed, rounded
 from fromage_cli.report.sections import sections
@@ -47,6 +48,7 @@ def html_page(answers: Sequence[Envelope]) -> str:
     style, script, template = (own.joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js", "html.j2"))
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["visible"] = visible
+    groups = grouped(gathered.findings[:MOST_FINDINGS])
     return environment.from_string(template).render(
         policy=f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'",
@@ -54,7 +56,8 @@ def html_page(answers: Sequence[Envelope]) -> str:
         script=Markup(script),
         title=title_of(gathered),
         summary=summary_of(gathered),
-        findings=grouped(gathered.findings[:MOST_FINDINGS]),
+        findings=groups,
+        explained={group[0].code: explanations().get(group[0].code) for group in groups},
         more_findings=counted(max(0, len(gathered.findings) - MOST_FINDINGS), "more finding"),
         findings_left=len(gathered.findings) > MOST_FINDINGS,
         severities=SEVERITY_WORDS,

@@ -75,8 +75,19 @@ def test_the_verdict_comes_first(make: Make, verdict: str, severity: str, words:
 def test_findings_of_one_kind_stand_together(make: Make) -> None:
     told = make("state", {}, findings=[finding("odd", "warn", f"layer {place}") for place in range(250)])
     page = html_page([told])
-    assert page.count("fromage-diag explain odd") == 1 and "197 more of this kind" in page
+    assert page.count("Look at it.") == 2 and "197 more of this kind" in page, "once above, once for the whole"
     assert "50 more findings are in the saved numbers." in page
+
+
+def test_a_finding_is_explained(make: Make) -> None:
+    page = html_page([make("check", {}, findings=[finding("units-dead", "warn")])])
+    for words in (
+        "Most units of a layer are 0",
+        "Usual causes: A step that was too large",
+        "fromage-diag explain units-dead",
+    ):
+        assert words in page
+    assert "<summary>What it means" not in html_page([make("check", {}, findings=[finding("odd", "warn")])])
 
 
 def test_a_page_is_called_by_its_run(make: Make) -> None:
