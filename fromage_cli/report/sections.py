@@ -48,6 +48,8 @@ def learning_rate(gathered: Gathered) -> Section | None:
     name = text_at(told, "optimizer", "name") or text_at(curvature, "optimizer")
     optimizer = OPTIMIZER_TITLES.get(name, name) or "The optimizer"
     sentences = [f"{optimizer} trains at {number(own)}."] if own else []
+    if not name:
+        sentences.append("The optimizer is not known. Name it and your rate: --optimizer adamw --lr 0.001.")
     if stable and own:
         words = "below" if own <= stable else "above"
         sentences.append(f"That is {words} {number(stable)}, from which on steps along the curvature grow.")
@@ -77,8 +79,13 @@ def gradients(gathered: Gathered) -> Section | None:
     told = gathered.last("breakdown")
     if told is None:
         return None
-    layers = sorted(entries_at(told, "layers"), key=lambda one: number_at(one, "trust_eta") or math.inf)
     etas = numbers_at(told, "etas")
+    ends = {"below-grid": 0.0, "uncertifiable": 0.0}
+    layers = sorted(
+        entries_at(told, "layers"),
+        key=lambda one: number_at(one, "trust_eta") or ends.get(text_at(one, "trust_relation"), math.inf),
+    )
+    early = [one for one in layers if text_at(one, "trust_relation") == "below-grid"]
     lines = [Curve(text_at(one, "name"), etas, numbers_at(one, "breakdown")) for one in layers]
     picture = curves(
         lines,
@@ -87,6 +94,11 @@ def gradients(gathered: Gathered) -> Section | None:
         level=1.0,
     )
     sentences = []
+    if early:
+        first = f"{text_at(early[0], 'name')} among them" if len(early) > 1 else text_at(early[0], "name")
+        count = counted(len(early), "layer")
+        verb = "stop" if len(early) > 1 else "stops"
+        sentences.append(f"{count} {verb} helping below {number(etas[0] if etas else None)}, {first}.")
     every, whole = number_at(told, "trust_eta"), number_at(told, "aggregate_trust_eta")
     if every is not None:
         first = text_at(told, "limiting_layer")

@@ -53,6 +53,19 @@ def test_gradients_name_the_layer_that_fails_first(make_breakdown: Make) -> None
     assert found.sheets[0].rows[0] == ("one.weight", 0.01, 2.0, 4.0, 3.0, 0.5)
 
 
+def test_layers_that_fail_before_the_first_step_come_first(make_breakdown: Make) -> None:
+    told = make_breakdown(1)
+    told["result"]["layers"][1] |= {"trust_eta": None, "trust_relation": "below-grid"}
+    found = section([told], "Gradients")
+    assert found.sentences[0] == "1 layer stops helping below 0.001, two.weight."
+    assert [row[0] for row in found.sheets[0].rows] == ["two.weight", "one.weight"]
+
+
+def test_without_an_optimizer_it_is_asked_for(make: Make) -> None:
+    found = section([make("suggest-lr", {"layers": [{"name": "w", "learning_rate": 0.1}]})], "Learning rate")
+    assert found.sentences == ("The optimizer is not known. Name it and your rate: --optimizer adamw --lr 0.001.",)
+
+
 def test_maps_need_two_steps(make: Make, make_breakdown: Make) -> None:
     assert "Along the run" not in [one.title for one in sections(Gathered([make_breakdown(1)]))]
     found = section([make_breakdown(20, 0.04), make_breakdown(3, 0.01)], "Along the run")
