@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fromage_cli import bundle
+from fromage_cli.callbacks.asking import ask_about
 from fromage_cli.errors import InputError, UsageError
 
 if find_spec("transformers") is None:
@@ -21,7 +22,9 @@ class BundleCallback(TrainerCallback):
     """Writes `directory/step-000100` and so on: the weights after a step, with the last batch that made it.
 
     `loss`: as `fromage_cli.bundle.save` takes it; by default the model's own. `batch`: a function that takes of the
-    model's inputs, by name, what is to be kept; without it all are.
+    model's inputs, by name, what is to be kept; without it all are. `module`: the plain network on the meta device,
+    under FSDP2. `ask`: a question that is asked about each new bundle, as `fromage_cli.api.check`; its page goes to
+    standard error.
     """
 
     def __init__(
@@ -30,10 +33,14 @@ class BundleCallback(TrainerCallback):
         every_n_steps: int,
         loss: str | Callable[..., Any] = "auto",
         batch: Callable[[dict[str, Any]], Any] | None = None,
+        *,
+        module: Any = None,
+        ask: Callable[[Path], object] | None = None,
     ) -> None:
         if every_n_steps < 1:
             raise UsageError(f"every_n_steps is {every_n_steps}; expected 1 or more.", "Give 1000, for example.")
         self.directory, self.every_n_steps, self.loss, self.batch = Path(directory), every_n_steps, loss, batch
+        self.module, self.ask = module, ask
         self._inputs: dict[str, Any] = {}
         self._hook: Any = None
 
@@ -49,7 +56,8 @@ class BundleCallback(TrainerCallback):
         self._hook.remove()
         rows = self._inputs if self.batch is None else self.batch(self._inputs)
         place = self.directory / f"step-{state.global_step:06d}"
-        bundle.save(place, others["model"], rows, self.loss, others["optimizer"], state.global_step)
+        model, optimizer, step = others["model"], others["optimizer"], state.global_step
+        ask_about(bundle.save(place, model, rows, self.loss, optimizer, step, module=self.module), self.ask)
         self._hook, self._inputs = None, {}
 
     def listen(self, model: Any, given: Any, named: dict[str, Any]) -> None:

@@ -82,6 +82,19 @@ def test_bundles_are_written_and_the_run_stays_the_same(
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_a_question_is_asked_about_each_bundle(
+    callback: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    library = pytest.importorskip("pytorch_lightning")
+    _, without = train(library, [])
+    network, found = train(library, [callback(tmp_path, 3, "cross-entropy", ask=api.breakdown)])
+    assert found == without and network.training
+    told = capsys.readouterr().err
+    assert [f"step-00000{step}" in told for step in (3, 6)] == [True, True]
+    assert told.count("every layer") >= 2
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_the_batch_and_the_loss_may_be_functions(callback: Any, tmp_path: Path) -> None:
     library = pytest.importorskip("pytorch_lightning")
 

@@ -81,6 +81,17 @@ def test_bundles_are_written_and_the_run_stays_the_same(callback: Any, tmp_path:
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_a_question_is_asked_about_each_bundle(
+    callback: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, without, _ = train([], tmp_path / "alone")
+    _, found, _ = train([callback(tmp_path / "bundles", 3, ask=api.state)], tmp_path / "watched")
+    assert found == without
+    told = capsys.readouterr().err
+    assert [f"step-00000{step}" in told for step in (3, 6)] == [True, True]
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_the_batch_may_be_a_part_of_the_inputs(callback: Any, tmp_path: Path) -> None:
     def some(inputs: dict[str, Any]) -> dict[str, Any]:
         return {name: value[:2] for name, value in inputs.items()}
