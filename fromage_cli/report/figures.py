@@ -97,25 +97,28 @@ def ruler(marks: Sequence[Mark], title: str, unit: str) -> Markup | None:
     return svg(base + 42.0, title, told, drawn)
 
 
-def curves(given: Sequence[Curve], title: str, axes: tuple[str, str], level: float | None = None) -> Markup | None:
+def curves(
+    given: Sequence[Curve], title: str, axes: tuple[str, str], level: float | None = None, *, steps: bool = False
+) -> Markup | None:
     """Curves on two logarithmic axes; the first NAMED are told apart. `level`: a height that is marked.
 
-    None where no curve has two points.
+    `steps`: the first axis counts steps, and is linear. None where no curve has two points.
     """
-    drawn = [(curve, _points(curve)) for curve in given]
+    drawn = [(curve, _points(curve, steps)) for curve in given]
     drawn = [(curve, points) for curve, points in drawn if len(points) > 1]
     if not drawn:
         return None
     xs = [x for _, points in drawn for x, _ in points]
     ys = [y for _, points in drawn for _, y in points] + ([level] if level else [])
     height, bottom = 340.0, 300.0
-    across = Logarithmic(min(xs), max(xs), 60.0, WIDTH - 20.0)
+    across = (Linear if steps else Logarithmic)(min(xs), max(xs), 60.0, WIDTH - 20.0)
     up = Logarithmic(max(min(ys), max(ys) * 1e-12), max(ys), bottom, 12.0)
     least = up.inverse(bottom) * 0.999
     parts = [f'<path class="axis" d="M60 12V{bottom:.0f}H{WIDTH - 20}"/>']
     for value in across.ticks():
         parts.append(f'<path class="grid" d="M{across(value):.1f} 12V{bottom:.0f}"/>')
-        parts.append(text(across(value), bottom + 16.0, tick(value), "tick", "middle"))
+        words = f"{value:g}" if steps else tick(value)
+        parts.append(text(across(value), bottom + 16.0, words, "tick", "middle"))
     for value in up.ticks():
         parts.append(f'<path class="grid" d="M60 {up(value):.1f}H{WIDTH - 20}"/>')
         parts.append(text(54.0, up(value) + 4.0, tick(value), "tick", "end"))
@@ -137,9 +140,30 @@ def curves(given: Sequence[Curve], title: str, axes: tuple[str, str], level: flo
     return svg(height + 8.0 + 18.0 * rows, title, f"{axes[1]} over {axes[0]}: {', '.join(names)}{rest}", parts)
 
 
-def _points(curve: Curve) -> list[tuple[float, float]]:
+def _points(curve: Curve, steps: bool) -> list[tuple[float, float]]:
     pairs = zip(curve.x, curve.y, strict=False)
-    return [(x, y) for x, y in pairs if x is not None and y is not None and x > 0.0 and y > 0.0]
+    return [(x, y) for x, y in pairs if x is not None and y is not None and (steps or x > 0.0) and y > 0.0]
+
+
+class Linear:
+    """Places on an axis that counts."""
+
+    def __init__(self, low: float, high: float, start: float, end: float) -> None:
+        """From `low` at `start` to `high` at `end`."""
+        self.low, self.high = low, max(high, low + 1.0)
+        self.start, self.end = start, end
+
+    def __call__(self, value: float) -> float:
+        """Where a number stands."""
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+    def ticks(self) -> list[float]:
+        """Round numbers along it, four to nine of them."""
+        rough = (self.high - self.low) / 5.0
+        power = 10.0 ** math.floor(math.log10(rough))
+        apart = next(factor * power for factor in (1.0, 2.0, 5.0, 10.0) if factor * power >= rough * 0.75)
+        first = math.ceil(self.low / apart)
+        return [apart * place for place in range(first, math.floor(self.high / apart) + 1)]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from fromage_cli.counting import counted
 from fromage_cli.report.figures import MOST_COLUMNS, MOST_ROWS, Curve, MapRow, Mark, balance, curves, ruler, step_map
 from fromage_cli.report.gathered import Answered, Gathered
-from fromage_cli.report.parts import Section, figure, sheet
+from fromage_cli.report.parts import Figure, Section, figure, sheet
 from fromage_cli.report.told import entries_at, known, number_at, numbers_at, text_at
 from fromage_cli.terminal.words import OPTIMIZER_TITLES, number
 
@@ -249,9 +249,24 @@ def equilibrium(gathered: Gathered) -> Section | None:
         else "No layer has an equilibrium norm: only scale-invariant layers under weight decay have one."
     ]
     caption = "Layers furthest from equilibrium come first. At 1 the norm has settled."
-    return Section(
-        "Norms and equilibrium", tuple(sentences), figure(picture, caption), sheet("Norms by layer", columns, rows)
-    )
+    figures = (*figure(picture, caption), *_forecast(settled))
+    return Section("Norms and equilibrium", tuple(sentences), figures, sheet("Norms by layer", columns, rows))
+
+
+def _forecast(settled: Mapping[str, Any] | None) -> tuple[Figure, ...]:
+    """The norms of layers along the run, and on to the end of its schedule where that is known."""
+    steps = numbers_at(settled, "steps")
+    lines = [
+        Curve(
+            text_at(one, "name"),
+            [*steps, *numbers_at(one, "forecast", "steps")],
+            [*numbers_at(one, "norms"), *numbers_at(one, "forecast", "norms")],
+        )
+        for one in entries_at(settled, "layers")
+        if numbers_at(one, "forecast", "steps")
+    ]
+    picture = curves(lines, "Forecast of the norms", ("step", "norm of each layer"), steps=True)
+    return figure(picture, f"After step {number(steps[-1] if steps else None)} it is a forecast, along the schedule.")
 
 
 def optimizer_state(gathered: Gathered) -> Section | None:

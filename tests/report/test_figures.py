@@ -11,6 +11,7 @@ from fromage_cli.report.figures import (
     LEVELS,
     WIDTH,
     Curve,
+    Linear,
     Logarithmic,
     MapRow,
     Mark,
@@ -66,6 +67,14 @@ def test_curves_are_drawn_where_both_numbers_are_above_zero() -> None:
     assert sum("rest" in each.attrib["class"] for each in lines) == 2
     assert "and 2 more in grey" in found.attrib["aria-label"]
     assert curves([Curve("one", [1.0], [1.0])], "Title", ("x", "y")) is None
+
+
+@given(st.floats(-1e9, 1e9), st.floats(1.0, 1e9))
+def test_steps_stand_on_a_linear_axis(low: float, length: float) -> None:
+    scale = Linear(low, low + length, 0.0, 100.0)
+    assert scale(low + length / 4.0) == pytest.approx(25.0, abs=1e-3)
+    ticks = scale.ticks()
+    assert 3 <= len(ticks) <= 10 and all(-1e-3 <= scale(value) <= 100.001 for value in ticks)
 
 
 def test_a_map_has_a_shade_for_each_value() -> None:

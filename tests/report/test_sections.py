@@ -99,6 +99,14 @@ def test_norms_stand_against_their_equilibrium(make: Make) -> None:
     assert without.sentences[0].startswith("No layer has an equilibrium norm")
 
 
+def test_norms_go_on_along_the_schedule(make: Make) -> None:
+    layer = {"name": "w", "norms": [1.0, 2.0], "forecast": {"steps": [10, 20], "norms": [2.0, 4.0]}}
+    found = section([make("intrinsic-lr", {"steps": [0, 10], "layers": [layer]})], "Norms and equilibrium")
+    (drawn,) = found.figures
+    assert drawn.caption == "After step 10 it is a forecast, along the schedule."
+    assert 'points="60,300 380,156 380,156 700,12"' in drawn.picture
+
+
 def test_other_answers_have_their_tables(make: Make) -> None:
     head = {"head": 2, "largest_logit": 40.0, "entropy_share": 0.5, "one_key_share": 0.0}
     check = {"verdict": "go", "looked": ["state"], "forward_pass": {"attention": [{"module": "a", "heads": [head]}]},
