@@ -49,6 +49,11 @@ class Sheet:
         ]
 
     @property
+    def size(self) -> str:
+        """How many rows it has."""
+        return counted(len(self.rows), "row")
+
+    @property
     def hidden(self) -> str:
         """How many rows are left out, in a sentence; empty where all are shown."""
         rest = len(self.rows) - MOST_ROWS
