@@ -5,6 +5,7 @@ python distribution/man_page.py --write    # writes it anew
 """
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,8 @@ Record = tuple[str, str]
 def man_page() -> str:
     """The whole page in the language of troff."""
     program: Any = build_program()
-    commands = {name: _options(program.command(name)) for name in program.commands}
-    shared = _shared(list(commands.values()))
+    commands = {name: options_of(program.command(name)) for name in program.commands}
+    shared = shared_options(list(commands.values()))
     lines = [
         f'.TH FROMAGE-DIAG 1 "" "{PROGRAM} {__version__}" "User Commands"',
         *_section("NAME"),
@@ -57,17 +58,21 @@ def man_page() -> str:
     return "\n".join([*lines, *_section("EXAMPLES"), *_examples(FIRST_EXAMPLES)]) + "\n"
 
 
-def _options(command: Any) -> list[tuple[str, Record]]:
+def options_of(command: Any) -> list[tuple[str, Record]]:
     """The arguments and options of a command with the titles of their groups."""
     with typer.Context(command, info_name=f"{PROGRAM} {command.name}") as context:
         found = option_records(command, context)
         return [(title, record) for title, parameter, record in found if parameter != "help"]
 
 
-def _shared(commands: Sequence[Sequence[tuple[str, Record]]]) -> list[tuple[str, Record]]:
-    """The options of groups that three commands or more have in the same words, group by group."""
-    every = [option for options in commands for option in options if option[0] not in ("Arguments", "Options")]
-    found = [option for option in dict.fromkeys(every) if every.count(option) > 2]
+def shared_options(commands: Sequence[Sequence[tuple[str, Record]]]) -> list[tuple[str, Record]]:
+    """The options of groups that three commands or more have in the same words, group by group.
+
+    Of options with one name those are shared whose words most commands have.
+    """
+    every = Counter(option for options in commands for option in options if option[0] not in ("Arguments", "Options"))
+    commonest = {name: (title, (name, words)) for (title, (name, words)), _ in reversed(every.most_common())}
+    found = [option for option, count in every.items() if count > 2 and commonest[option[1][0]] == option]
     titles = list(dict.fromkeys(title for title, _ in found))
     return sorted(found, key=lambda option: titles.index(option[0]))
 

@@ -1,6 +1,7 @@
-"""What is published: the manual page, the changelog's version, and what wheel and sdist must hold."""
+"""What is published: pages made from the code, the changelog's version, and what wheel, sdist and site must hold."""
 
 import importlib.util
+import inspect
 import re
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from fromage_cli import __version__
+from fromage_cli import __version__, api, optim
 from fromage_cli.cli import build_program
 from fromage_cli.terminal.flags import options
 
@@ -35,6 +36,20 @@ def script(name: str) -> ModuleType:
 def test_the_manual_page_is_made_from_the_help_of_this_program() -> None:
     made = script("man_page").man_page()
     assert PAGE.read_text(encoding="utf-8") == made, "python distribution/man_page.py --write"
+
+
+def test_the_pages_of_commands_and_functions_are_made_from_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "distribution"))
+    for path, page in script("reference_pages").PAGES.items():
+        assert path.read_text(encoding="utf-8") == page(), "python distribution/reference_pages.py --write"
+
+
+def test_the_page_of_functions_has_every_public_one() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    functions = [name for name, value in vars(api).items() if inspect.isfunction(value) and not name.startswith("_")]
+    names = [f"api.{name}" for name in functions] + [f"optim.{name}" for name in optim.__all__]
+    names += [f"callbacks.{path.stem}.BundleCallback" for path in (ROOT / "fromage_cli/callbacks").glob("[a-z]*.py")]
+    assert [name for name in names if f"### {name}\n" not in page] == []
 
 
 def test_the_manual_page_has_every_command_and_every_option() -> None:
@@ -94,6 +109,42 @@ def test_an_sdist_without_tests_is_found() -> None:
     assert script("check_built").sdist_faults(["fromage_diag-0.1.0/pyproject.toml"], TREE) == [
         f"the sdist lacks {name}" for name in sorted(TREE[:3])
     ]
+
+
+SITE = {
+    "index.html": '<link rel="stylesheet" href="a/style.css"><a href="other.html#there">x</a><a href="https://e.org">y</a>',
+    "other.html": '<h2 id="there">There</h2><img src="a/picture.png"><a href="/index.html">z</a>',
+    "a/style.css": "",
+    "a/picture.png": "",
+}
+
+
+def faults_of_a_site(directory: Path, files: dict[str, str]) -> list[str]:
+    (directory / "a").mkdir()
+    for name, text in files.items():
+        (directory / name).write_text(text, encoding="utf-8")
+    found: list[str] = script("check_site").faults(directory)
+    return found
+
+
+def test_a_site_without_a_fault(tmp_path: Path) -> None:
+    assert faults_of_a_site(tmp_path, SITE) == []
+
+
+@pytest.mark.parametrize(
+    ("page", "fault"),
+    [
+        ('<a href="gone.html">x</a>', "leads to gone.html, which is not there"),
+        ('<a href="index.html#gone">x</a>', "leads to index.html#gone, a heading that is not there"),
+        ('<a href="#gone">x</a>', "leads to #gone, a heading that is not there"),
+        ('<img src="gone.png">', "leads to gone.png, which is not there"),
+        ('<img srcset="https://e.org/a.png 2x">', "fetches https://e.org/a.png"),
+        ('<script src="//e.org/a.js"></script>', "fetches //e.org/a.js"),
+        ('<link rel="preconnect" href="https://fonts.e.org">', "fetches https://fonts.e.org"),
+    ],
+)
+def test_a_fault_of_a_site_is_found(page: str, fault: str, tmp_path: Path) -> None:
+    assert faults_of_a_site(tmp_path, SITE | {"other.html": f'<h2 id="there">x</h2>{page}'}) == [f"other.html {fault}"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

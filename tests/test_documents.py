@@ -1,5 +1,6 @@
-"""README.md and docs/: they show what the commands print, their links lead somewhere, and their sentences are short."""
+"""README.md and docs/: they show what commands print, links lead somewhere, sentences are short, all is in the site."""
 
+import doctest
 import importlib.util
 import re
 import shutil
@@ -29,6 +30,7 @@ STUDIES = {
 }
 GUIDES = [page for page in PAGES if page.stem not in STUDIES]
 README_LINES, SENTENCE_WORDS, PICTURE_BYTES = 200, 25, 100_000
+NAV = re.compile(r"(?m)^ +- [^:\n]+: (\S+\.md)$")
 BLOCK = re.compile(r"^```(?P<kind>[a-z]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?:\]\(|src=\"|srcset=\")([^)\"\s]+)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
@@ -131,6 +133,31 @@ def test_links_lead_somewhere(page: Path) -> None:
         target = page.parent / place if place else page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+def test_every_page_is_in_the_site_once() -> None:
+    settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert sorted(NAV.findall(settings)) == sorted(page.name for page in PAGES[1:])
+
+
+@pytest.mark.parametrize("page", PAGES[1:], ids=label)
+def test_a_page_of_the_site_leads_to_nothing_outside_of_it(page: Path) -> None:
+    assert [link for link in LINK.findall(BLOCK.sub("", page.read_text(encoding="utf-8"))) if link[:2] == ".."] == []
+
+
+def test_the_tables_of_the_readme_stand_on_the_pages_of_the_site() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("](docs/", "](")
+    for heading, page in (("What it answers", "index"), ("How it differs", "comparison")):
+        rows = re.findall(r"(?m)^\|.*\|$", readme.partition(f"## {heading}\n")[2].partition("\n## ")[0])
+        text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+        assert len(rows) > 5 and "\n".join(rows) in text, f"docs/{page}.md"
+
+
+def test_the_worked_numbers_of_the_theory_are_right() -> None:
+    sessions = "\n".join(blocks(ROOT / "docs" / "theory.md", "pycon"))
+    shown = doctest.DocTestParser().get_doctest(sessions, {}, "docs/theory.md", None, None)
+    assert len(shown.examples) > 20
+    assert doctest.DocTestRunner().run(shown).failed == 0
 
 
 def anchors(page: Path) -> set[str]:

@@ -16,7 +16,7 @@ class Fromage(TensorwiseOptimizer):
     """Fromage: W ← (W − η(‖W‖/‖g‖)g) / √(1+η²).
 
     Where ‖W‖ or ‖g‖ is zero their ratio counts as 1. A step orthogonal to W keeps ‖W‖. `p_bound` clamps ‖W‖ to
-    `p_bound` times its norm before the first step, which the state holds as `initial_norm`; a tensor that starts at
+    `p_bound` times its norm before the first step, which the state holds as `initial_norm`. A tensor that starts at
     zero then stays there.
     """
 

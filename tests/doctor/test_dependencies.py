@@ -11,7 +11,7 @@ from fromage_cli.doctor.dependencies import EXTRAS, NEEDED, extras, versions
 from fromage_cli.missing import Missing, Why
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-FOR_DEVELOPMENT = {"bench", "fuzz", "samples", "test"}
+FOR_DEVELOPMENT = {"bench", "docs", "fuzz", "samples", "test"}
 
 
 def test_packages_and_their_oldest_versions_are_those_of_the_project() -> None:
