@@ -1,7 +1,7 @@
 """`fromage-diag report`."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +10,8 @@ import typer
 from fromage_cli.checkpoints.storage.sharing import reads_shared
 from fromage_cli.intake.sharing import problems_shared
 from fromage_cli.terminal import session
-from fromage_cli.terminal.answer import Answer, Table
+from fromage_cli.terminal.answer import Answer, Provenance, Table
+from fromage_cli.terminal.answer import summary as table_of
 from fromage_cli.terminal.optimizer_options import TrainingOptions
 from fromage_cli.terminal.options import (
     BatchOptions,
@@ -31,7 +32,7 @@ class ReportResult:
     """The envelopes of the commands that it draws."""
 
 
-@diagnostic(tables=("answers",), estimate=False, own_format="html")
+@diagnostic(tables=("answers", "summary"), estimate=False, own_format="html")
 def command(
     ckpt: Annotated[
         list[str],
@@ -55,7 +56,7 @@ def command(
     """
     optimizer.check()
 
-    from fromage_cli.report.gathered import Gathered
+    from fromage_cli.report.gathered import SEVERITIES, Gathered
     from fromage_cli.report.opening import holds_answers, read_answers
     from fromage_cli.report.page import html_page, summary_of
     from fromage_cli.terminal.tables import prose
@@ -63,6 +64,7 @@ def command(
     saved = [Path(name) for name in ckpt if holds_answers(Path(name))]
     asked = [name for name in ckpt if Path(name) not in saved]
     envelopes = [envelope for path in saved for envelope in read_answers(path)]
+    answers: list[Answer] = []
     error = None
     if asked:
         from fromage_cli.checkpoints.runs.gathering import gather_series
@@ -76,18 +78,41 @@ def command(
         options = {name: value for group in groups for name, value in asdict(group).items()}
         left = Budget(run.time_limit, run.max_memory).left
         with problems_shared(), reads_shared():
-            found, error = ask_run(Inputs(options, asked, [one.place for one in series.checkpoints], left))
+            found, answers, error = ask_run(Inputs(options, asked, [one.place for one in series.checkpoints], left))
         envelopes += found
     gathered = Gathered(envelopes)
     summary = summary_of(gathered)
     destination = session.current().destination
     rows = tuple((one.command, one.step, one.place) for one in gathered.answered)
+    counts = [(kind, sum(one.severity == kind for one in gathered.findings), "findings") for kind in SEVERITIES]
     return Answer(
         result=ReportResult(tuple(envelopes)),
         page=lambda style: prose(summary.verdict, style),
-        tables={"answers": lambda: Table(("command", "step", "checkpoint"), rows)},
+        tables={
+            "answers": lambda: Table(("command", "step", "checkpoint"), rows),
+            "summary": lambda: table_of(
+                [("verdict", summary.kind, ""), *counts, ("answers", len(envelopes), "answers")]
+            ),
+        },
         findings=tuple(gathered.findings),
         advice=summary.remedy,
+        checkpoints=answers[0].checkpoints if answers else (),
+        provenance=together([one.provenance for one in answers if one.provenance is not None]),
         alone=html_page(envelopes) if destination is not None and destination.format == "html" else None,
         error=error,
+    )
+
+
+def together(told: Sequence[Provenance]) -> Provenance | None:
+    """How several answers were computed: by the device of the first that evaluated anything, and all evaluations."""
+    if not told:
+        return None
+    first = next((one for one in told if one.gradient_evaluations or one.forward_evaluations), told[0])
+    return replace(
+        first,
+        gradient_evaluations=sum(one.gradient_evaluations for one in told),
+        forward_evaluations=sum(one.forward_evaluations for one in told),
+        hvp_evaluations=sum(one.hvp_evaluations for one in told),
+        peak_memory=max(one.peak_memory for one in told),
+        peak_device_memory=max(one.peak_device_memory for one in told),
     )

@@ -1,13 +1,13 @@
 """The answers of a page, by command and step."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from fromage_cli.findings import Finding, Severity
 from fromage_cli.report.opening import Envelope
-from fromage_cli.report.told import as_number, at, entries_at, number_at, text_at
+from fromage_cli.report.told import FARTHEST_STEP, as_number, at, entries_at, number_at, text_at
 
 SEVERITIES: tuple[Severity, ...] = ("fail", "warn", "info")
 
@@ -52,22 +52,34 @@ class Gathered:
 
     @cached_property
     def findings(self) -> list[Finding]:
-        """Those of all answers, the gravest first; the same about the same layer once."""
-        told: dict[tuple[str, str | None, Severity], Finding] = {}
-        for envelope in self.answers:
+        """Those of all answers, the gravest first; of the same about the same layer the latest.
+
+        One of an earlier checkpoint than the last says its step.
+        """
+        told: dict[tuple[str, str | None], Finding] = {}
+        steps = [(step_of(envelope), envelope) for envelope in self.answers]
+        last = max((step for step, _ in steps if step is not None), default=None)
+        for step, envelope in sorted(steps, key=lambda each: -1 if each[0] is None else each[0], reverse=True):
             for entry in entries_at(envelope, "findings"):
                 finding = _finding(entry)
-                if finding is not None:
-                    told.setdefault((finding.code, finding.layer, finding.severity), finding)
+                if finding is not None and (finding.code, finding.layer) not in told:
+                    earlier = f" (step {step})" if step is not None and step != last else ""
+                    told[finding.code, finding.layer] = replace(finding, message=f"{finding.message}{earlier}")
         return sorted(told.values(), key=lambda one: SEVERITIES.index(one.severity))
 
 
+def step_of(envelope: Envelope) -> int | None:
+    """The step of the last checkpoint of an answer; None where it is not known."""
+    step = number_at((entries_at(envelope, "checkpoints") or [{}])[-1], "step")
+    return int(step) if step is not None and abs(step) < FARTHEST_STEP else None
+
+
 def _answered(envelope: Envelope) -> Iterator[Answered]:
-    checkpoints = entries_at(envelope, "checkpoints")
-    last = checkpoints[-1] if checkpoints else {}
-    step, place = number_at(last, "step"), text_at(last, "path")
-    where = (None if step is None else int(step), place)
-    command, result = text_at(envelope, "command"), envelope["result"]
+    place = text_at((entries_at(envelope, "checkpoints") or [{}])[-1], "path")
+    where = (step_of(envelope), place)
+    command, result = text_at(envelope, "command"), envelope.get("result")
+    if not isinstance(result, Mapping):
+        return
     yield Answered(command, *where, result)
     if command == "check":
         held = at(result, "results")

@@ -1,5 +1,6 @@
 """The answers about a run: `check` of all checkpoints, and what is drawn along the run at each."""
 
+import time
 from dataclasses import replace
 
 from fromage_cli.diagnostics.check.asking import Inputs
@@ -16,18 +17,25 @@ MOST_ALONG = 8
 """Checkpoints along the run that they look at, evenly spaced: each takes as long as at the last one."""
 
 
-def ask_run(inputs: Inputs) -> tuple[list[Envelope], FromageError | None]:
-    """The answer of `check`, and of ALONG at earlier checkpoints, as envelopes; and the error that ended it early.
+def ask_run(inputs: Inputs) -> tuple[list[Envelope], list[Answer], FromageError | None]:
+    """The answer of `check`, and of ALONG at earlier checkpoints, as envelopes too; and the error that ended it early.
 
-    A command that does not work at a checkpoint is left out there.
+    A command that does not work at a checkpoint is left out there. `check` judges the run: findings of the others are
+    left out.
     """
+    begun = time.perf_counter()
     check = inputs.ask("check", ckpt=list(inputs.run), baseline=None)
     assert isinstance(check, Answer)
     earlier = [place for place in inputs.places[:-1] if place]
-    told, ended = [(check, "check")], check.error
+    running, ended = session.current().circumstances, check.error
+    asked = [check]
+    told: list[Envelope] = [
+        answer_envelope(check, replace(running, command="check", seconds=time.perf_counter() - begun))
+    ]
     names = [name for name in ALONG if name in getattr(check.result, "looked", ())]
     for place in (earlier[at] for at in evenly(len(earlier), MOST_ALONG - 1)):
         for name in names if ended is None else ():
+            begun = time.perf_counter()
             try:
                 answers = replace(inputs, run=[place], places=[place]).ask(name)
             except ResourceError as error:
@@ -36,6 +44,9 @@ def ask_run(inputs: Inputs) -> tuple[list[Envelope], FromageError | None]:
                 continue
             else:
                 several = [answers] if isinstance(answers, Answer) else answers
-                told += [(one, name) for one in several if isinstance(one, Answer)]
-    running = session.current().circumstances
-    return [answer_envelope(one, replace(running, command=name)) for one, name in reversed(told)], ended
+                whole = [replace(one, findings=()) for one in several if isinstance(one, Answer)]
+                took = replace(running, command=name, seconds=time.perf_counter() - begun)
+                told += [answer_envelope(one, took) for one in whole]
+                asked += whole
+                ended = next((one.error for one in whole if one.error is not None), None)
+    return told, asked, ended

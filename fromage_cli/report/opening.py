@@ -18,6 +18,8 @@ ENDINGS = (".json", ".jsonl", ".html", ".htm")
 """Of files that may hold answers."""
 LARGEST = 200_000_000
 """Bytes of JSON that are read; the answers about 100 layers at 20 checkpoints have a hundredth of that."""
+MOST_OBJECTS, DEEPEST = 2_000_000, 100
+"""Objects and lists of a file, and how deep they stand inside one another."""
 MOST = 2000
 """Answers of one page."""
 MARK = 'download="fromage-diag.json.bz2" href="data:application/x-bzip2;base64,'
@@ -36,7 +38,10 @@ def holds_answers(path: Path) -> bool:
     if path.suffix.lower() in (".html", ".htm"):
         return True
     with path.open("rb") as file:
-        return b"fromage-diag/" in file.read(65_536)
+        ends = file.read(65_536)
+        file.seek(max(0, path.stat().st_size - 65_536))
+        ends += file.read(65_536)
+    return b"fromage-diag/" in ends.replace(b"\0", b"")  # some shells write two bytes a letter
 
 
 def read_answers(path: Path) -> list[Envelope]:
@@ -51,7 +56,12 @@ def read_answers(path: Path) -> list[Envelope]:
         raise InputError(f"{name} is larger than {LARGEST} bytes.", REMAKE)
     try:
         page = path.suffix.lower() in (".html", ".htm")
-        told = _parsed(embedded(data) if page else data.decode("utf-8"), path.suffix.lower() == ".jsonl")
+        text = embedded(data) if page else data.decode(json.detect_encoding(data))
+        if text.count("[") + text.count("{") > MOST_OBJECTS:
+            raise InputError(f"{name} holds more than {MOST_OBJECTS} objects.", "Give fewer answers.")
+        told = _parsed(text, path.suffix.lower() == ".jsonl")
+        if depth(told) > DEEPEST:
+            raise ValueError("nested")
         told = restored(told) if page else told
     except (ValueError, RecursionError, OSError) as error:
         raise InputError(f"{name} does not hold answers of fromage-diag.", REMAKE) from error
@@ -66,7 +76,7 @@ def read_answers(path: Path) -> list[Envelope]:
 def _parsed(text: str, lines: bool) -> list[Any]:
     """The JSON documents of a text."""
     if lines:
-        return [_strict(line) for line in text.splitlines() if line.strip()]
+        return [_strict(line) for line in text.split("\n") if line.strip()]
     told = _strict(text)
     return told if isinstance(told, list) else [told]
 
@@ -91,7 +101,16 @@ def envelopes(told: Any) -> list[Envelope]:
         held = told.get("result")
         answers = held.get("answers") if isinstance(held, Mapping) else None
         return [one for each in answers for one in envelopes(each)] if isinstance(answers, list) else []
-    return [told] if isinstance(told.get("result"), Mapping) else []
+    return [told] if isinstance(told.get("result"), Mapping) or isinstance(told.get("error"), Mapping) else []
+
+
+def depth(told: Any) -> int:
+    """How many objects and lists stand inside one another."""
+    level, found = [told], 0
+    while level := [each for each in level if isinstance(each, Mapping | list)]:
+        found += 1
+        level = [inner for each in level for inner in (each.values() if isinstance(each, Mapping) else each)]
+    return found
 
 
 def embedded(data: bytes) -> str:

@@ -2,9 +2,10 @@
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 from markupsafe import Markup
 
@@ -12,17 +13,19 @@ from fromage_cli import __version__
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.check.findings import sentence
 from fromage_cli.diagnostics.check.result import Verdict
-from fromage_cli.findings import Finding, gravest_remedy
+from fromage_cli.findings import Finding, Severity, gravest_remedy
 from fromage_cli.reference.explanations import explanations
 from fromage_cli.report.gathered import SEVERITIES, Gathered
 from fromage_cli.report.opening import DIGITS, MARK, Envelope, packed, rounded
 from fromage_cli.report.sections import sections
-from fromage_cli.report.told import at, text_at
+from fromage_cli.report.told import at, entries_at, text_at
 from fromage_cli.terminal.words import visible
 
 MOST_FINDINGS = 200
 """Findings of a page; the saved numbers hold all."""
 SEVERITY_WORDS = {"fail": "Failure", "warn": "Warning", "info": "For information"}
+VERDICT_OF: dict[Severity, Verdict] = {"fail": "stop", "warn": "look", "info": "go"}
+"""By the gravest finding."""
 VERDICTS: dict[str, Verdict] = {"go": "go", "look": "look", "stop": "stop"}
 
 
@@ -36,6 +39,8 @@ class Summary:
     """`go`, `look` or `stop`: how it is drawn."""
     remedy: str
     """What to do now; empty where nothing is said."""
+    unseen: tuple[str, ...] = ()
+    """What was not looked at, and which answers ended early; whole sentences."""
 
 
 def html_page(answers: Sequence[Envelope]) -> str:
@@ -57,7 +62,11 @@ def html_page(answers: Sequence[Envelope]) -> str:
         title=title_of(gathered),
         summary=summary_of(gathered),
         findings=groups,
-        explained={group[0].code: explanations().get(group[0].code) for group in groups},
+        explained={
+            group[0].code: told
+            for group in groups
+            if (told := explanations().get(group[0].code)) is not None and told.kind == "finding"
+        },
         more_findings=counted(max(0, len(gathered.findings) - MOST_FINDINGS), "more finding"),
         findings_left=len(gathered.findings) > MOST_FINDINGS,
         severities=SEVERITY_WORDS,
@@ -77,24 +86,37 @@ def title_of(gathered: Gathered) -> str:
 def summary_of(gathered: Gathered) -> Summary:
     """The verdict of `check` where it was asked, else how grave the findings are, and the remedy of the gravest."""
     told, findings = gathered.last("check"), gathered.findings
+    ended = [
+        f"{text_at(one, 'command')} ended early: {text_at(one, 'error', 'message')}"
+        for one in gathered.answers
+        if at(one, "error") is not None
+    ]
+    skipped = entries_at(told, "skipped")
+    reasons = dict.fromkeys(text_at(one, "reason") for one in skipped)
+    unseen = (*ended, *(f"Not looked: {_commands(skipped, reason)}. {reason}" for reason in reasons))
     verdict = VERDICTS.get(text_at(told, "verdict"))
-    if verdict is not None and (findings or verdict == "go"):
+    worst: Severity = next((one.severity for one in findings), "info")
+    if verdict is not None and VERDICT_OF[worst] == verdict:
         looked = at(told, "looked")
         words = sentence(verdict, findings, len(looked) if isinstance(looked, list) else 0)
-        return Summary(words, verdict, "Train on." if verdict == "go" else gravest_remedy(findings))
-    worst = next((one.severity for one in findings), "info")
+        remedy = gravest_remedy(findings) if verdict != "go" else "" if ended else "Train on."
+        return Summary(words, verdict, remedy, unseen)
     kinds = {severity: sum(one.severity == severity for one in findings) for severity in SEVERITIES}
     counts = f"{counted(kinds['fail'], 'failure')} and {counted(kinds['warn'], 'warning')}"
     words = f"{counted(len(gathered.answers), 'answer')} with {counts}."
-    kind = {"fail": "stop", "warn": "look", "info": "go"}[worst]
-    return Summary(words, kind, "" if worst == "info" else gravest_remedy(findings))
+    return Summary(words, VERDICT_OF[worst], "" if worst == "info" else gravest_remedy(findings), unseen)
+
+
+def _commands(skipped: Sequence[Mapping[str, Any]], reason: str) -> str:
+    """Those that were skipped for this reason."""
+    return ", ".join(text_at(one, "command") for one in skipped if text_at(one, "reason") == reason)
 
 
 def grouped(findings: Sequence[Finding]) -> list[list[Finding]]:
-    """Those of the same kind together, in the order of the first of each."""
-    groups: dict[tuple[str, str], list[Finding]] = {}
+    """Those of the same kind and remedy together, in the order of the first of each."""
+    groups: dict[tuple[str, str, str], list[Finding]] = {}
     for finding in findings:
-        groups.setdefault((finding.code, finding.severity), []).append(finding)
+        groups.setdefault((finding.code, finding.severity, finding.hint), []).append(finding)
     return [*groups.values()]
 
 

@@ -10,7 +10,7 @@ from fromage_cli.counting import counted
 from fromage_cli.report.figures import MOST_COLUMNS, MOST_ROWS, Curve, MapRow, Mark, balance, curves, ruler, step_map
 from fromage_cli.report.gathered import Answered, Gathered
 from fromage_cli.report.parts import Figure, Section, figure, sheet
-from fromage_cli.report.told import entries_at, known, number_at, numbers_at, text_at
+from fromage_cli.report.told import as_number, at, entries_at, known, number_at, numbers_at, steps_at, text_at
 from fromage_cli.terminal.words import OPTIMIZER_TITLES, number
 
 LAYER = ("layer", "Its name in the network.")
@@ -23,6 +23,13 @@ RATE_MARKS = {
 }
 """Estimates of `suggest-lr` on the ruler."""
 
+OUTCOMES = {
+    "falls": "In simulated steps at this rate the loss falls.",
+    "spikes": "In simulated steps at this rate the loss jumps and comes back.",
+    "rises": "In simulated steps at this rate the loss rises.",
+    "diverges": "In simulated steps at this rate the loss diverges.",
+}
+"""Of training in the quadratic model."""
 INVARIANCE = {"invariant": "yes", "eps-limited": "yes, but for ε", "approximate": "nearly", "none": "no"}
 """What the verdicts on a layer's scale are called in a table."""
 
@@ -41,20 +48,19 @@ def learning_rate(gathered: Gathered) -> Section | None:
     estimates = {text_at(one, "name"): number_at(one, "learning_rate") for one in entries_at(told, "estimates")}
     marks = [Mark(rate, words) for name, words in RATE_MARKS.items() if (rate := estimates.get(name))]
     own = number_at(told, "optimizer", "current_learning_rate") or number_at(curvature, "learning_rate")
-    stable, best = number_at(curvature, "stable_learning_rate"), number_at(told, "recommended", "learning_rate")
-    marks += [Mark(stable, "curvature unstable")] if stable else []
+    name = text_at(told, "optimizer", "name")
+    other = text_at(curvature, "optimizer")
+    stable = number_at(curvature, "stable_learning_rate") if not name or not other or name == other else None
+    best = number_at(told, "recommended", "learning_rate")
+    marks += [Mark(stable, "tolerated by the curvature")] if stable else []
     marks += [Mark(best, "rate to train at", "advice")] if best else []
     marks += [Mark(own, "your rate", "you")] if own else []
-    name = text_at(told, "optimizer", "name") or text_at(curvature, "optimizer")
-    optimizer = OPTIMIZER_TITLES.get(name, name) or "The optimizer"
+    optimizer = OPTIMIZER_TITLES.get(name or other, name or other) or "The optimizer"
     sentences = [f"{optimizer} trains at {number(own)}."] if own else []
-    if not name:
+    if not name and not other:
         sentences.append("The optimizer is not known. Name it and your rate: --optimizer adamw --lr 0.001.")
-    if stable and own:
-        words = "below" if own <= stable else "above"
-        sentences.append(f"That is {words} {number(stable)}, from which on steps along the curvature grow.")
-    if best:
-        sentences.append(f"The rate to train at is {number(best)}, by short runs.")
+    if told is not None and (name or other):
+        sentences.append(_rate_to_train_at(told))
     if (sure := estimates.get("measured-sum")) is not None:
         sentences.append(f"The loss of the batch is sure to fall by the next step up to a rate of {number(sure)}.")
     caption = "Each mark is a learning rate. A limit for the next step is no rate to train at: training works above it."
@@ -64,14 +70,28 @@ def learning_rate(gathered: Gathered) -> Section | None:
     ]
     columns = (
         LAYER,
-        ("sure up to", "Learning rate up to which this layer alone lowers the loss."),
-        ("relative step", "The same as a share of the layer's norm."),
-        ("cosine", "Between the step and the direction straight down the loss; 1 is downhill."),
+        ("rate at the limit", "Learning rate at which this layer moves by the relative step of the limit."),
+        ("stops helping at", "Relative step of all layers from which on this one no longer helps."),
+        ("cosine", "Between the step and the way straight down the loss: 1 is downhill, 0 mostly noise."),
     )
     picture = ruler(marks, "Learning rates", "learning rate, logarithmic")
     return Section(
-        "Learning rate", tuple(sentences), figure(picture, caption), sheet("Limits by layer", columns, layers)
+        "Learning rate", tuple(sentences), figure(picture, caption), sheet("Layers at the limit", columns, layers)
     )
+
+
+def _rate_to_train_at(told: Mapping[str, Any]) -> str:
+    """What `suggest-lr` recommends, and how far that can be relied on."""
+    rate, low, high = (number_at(told, "recommended", key) for key in ("learning_rate", "low", "high"))
+    between = f" between {number(low)} and {number(high)}" if low is not None and high is not None else ""
+    reason = text_at(told, "recommended", "reason").rstrip(".")
+    if rate is None:
+        try_ = f"Rate to train at: try one{between}." if between else "The rate to train at is not known."
+        return f"{try_} The reason: {reason}." if reason else try_
+    if at(told, "recommended", "reliable") is True:
+        return f"Rate to train at: {number(rate)}{',' if between else ''}{between}."
+    doubt = f"It is not reliable: {reason}." if reason else "It is not reliable."
+    return f"Rate to train at: perhaps {number(rate)}{',' if between else ''}{between}. {doubt}"
 
 
 def gradients(gathered: Gathered) -> Section | None:
@@ -96,22 +116,17 @@ def gradients(gathered: Gathered) -> Section | None:
     sentences = []
     if early:
         first = f"{text_at(early[0], 'name')} among them" if len(early) > 1 else text_at(early[0], "name")
-        count = counted(len(early), "layer")
         verb = "stop" if len(early) > 1 else "stops"
-        sentences.append(f"{count} {verb} helping below {number(etas[0] if etas else None)}, {first}.")
-    every, whole = number_at(told, "trust_eta"), number_at(told, "aggregate_trust_eta")
-    if every is not None:
-        first = text_at(told, "limiting_layer")
-        sentences.append(f"Every layer is sure to help up to a relative step of {number(every)}; {first} fails first.")
-    if whole is not None:
-        sentences.append(f"The loss as a whole is sure to fall up to {number(whole)}.")
+        least = number(etas[0] if etas else None)
+        sentences.append(f"{counted(len(early), 'layer')} {verb} helping below {least}, {first}.")
+    sentences += [words for key in ("trust", "aggregate_trust") if (words := _sure(told, key, etas))]
     if (rises := number_at(told, "first_increase_eta")) is not None:
-        sentences.append(f"It rises from {number(rises)} on.")
+        sentences.append(f"The loss rises from a relative step of {number(rises)} on.")
     keys = ("trust_eta", "violation", "implied_depth", "weight_norm", "gradient_norm")
     rows = [[text_at(one, "name"), *(number_at(one, key) for key in keys)] for one in layers]
     columns = (
         LAYER,
-        ("safe step", "Relative step up to which this layer alone lowers the loss."),
+        ("stops helping at", "Relative step of all layers from which on this one no longer helps."),
         ("× theory", "How many times faster the gradient changes than deep relative trust predicts."),
         ("like depth", "The number of layers for which Lemma 2 would give this safe step."),
         ("weight norm", "Root of the sum of squares of the weights."),
@@ -124,6 +139,28 @@ def gradients(gathered: Gathered) -> Section | None:
     return Section("Gradients", tuple(sentences), figure(picture, caption), sheet("Gradients by layer", columns, rows))
 
 
+def _sure(told: Mapping[str, Any], key: str, etas: Sequence[float | None]) -> str:
+    """Up to which relative step the loss is sure to fall, by each layer or as a whole; empty where it is not told."""
+    found, relation = number_at(told, f"{key}_eta"), text_at(told, f"{key}_relation")
+    of_layers = key == "trust"
+    ends = [number(etas[place]) if etas else "" for place in (0, -1)]
+    if relation == "above-grid":
+        what = "Every layer helps" if of_layers else "The loss as a whole is sure to fall"
+        return f"{what} at all steps that were tried, up to {ends[1]}."
+    if relation == "below-grid":
+        what = "In some layers" if of_layers else "As a whole"
+        return f"{what} not even the smallest step, {ends[0]}, is sure to lower the loss."
+    if relation == "uncertifiable":
+        return "In some layers the step points uphill: judge by the loss as a whole." if of_layers else ""
+    if found is None:
+        return ""
+    first = text_at(told, "limiting_layer")
+    if of_layers:
+        fails = f"; {first} fails first" if first else ""
+        return f"Every layer is sure to help up to a relative step of {number(found)}{fails}."
+    return f"The loss as a whole is sure to fall up to {number(found)}."
+
+
 def along_the_run(gathered: Gathered) -> Section | None:
     """Maps of layers and steps."""
     norms, turned = gathered.last("norms"), gathered.last("intrinsic-lr")
@@ -131,7 +168,7 @@ def along_the_run(gathered: Gathered) -> Section | None:
     def grown(layer: Mapping[str, Any]) -> list[float | None]:
         held = numbers_at(layer, "norms")
         first = next(iter(known(held)), None)
-        return [each / first if each and first else None for each in held]
+        return [as_number(each / first) if each and first else None for each in held]
 
     def rotated(layer: Mapping[str, Any]) -> list[float | None]:
         return numbers_at(layer, "observed_rotations")
@@ -141,7 +178,7 @@ def along_the_run(gathered: Gathered) -> Section | None:
             gathered.along("breakdown"), "trust_eta", "Safe relative step", "A stronger shade is a larger safe step."
         ),
         *figure(
-            _run_map(norms, numbers_at(norms, "steps"), grown, "Norm of each layer over its first norm"),
+            _run_map(norms, steps_at(norms, "steps"), grown, "Norm of each layer over its first norm"),
             "Norm of each layer over its first norm. A stronger shade has grown more.",
         ),
         *_map_of(
@@ -151,14 +188,15 @@ def along_the_run(gathered: Gathered) -> Section | None:
             "A stronger shade is a larger update.",
         ),
         *figure(
-            _run_map(turned, numbers_at(turned, "steps")[1:], rotated, "Rotation since the checkpoint before"),
+            _run_map(turned, steps_at(turned, "steps")[1:], rotated, "Rotation since the checkpoint before"),
             "Rotation of each layer since the checkpoint before, in radians. A stronger shade has turned further.",
         ),
     ]
     if not pictures:
         return None
     rule = f"A map shows at most {MOST_ROWS} layers, those that change most along the run, and {MOST_COLUMNS} steps."
-    return Section("Along the run", (f"{rule} The saved numbers hold all.",), tuple(pictures))
+    empty = "Where nothing is drawn, the value is not known."
+    return Section("Along the run", (f"{rule} The saved numbers hold all.", empty), tuple(pictures))
 
 
 def _map_of(answers: Sequence[Answered], key: str, title: str, caption: str) -> Iterator[Any]:
@@ -241,13 +279,17 @@ def equilibrium(gathered: Gathered) -> Section | None:
         ("observed rotation", "Radians that it turned by between the last two checkpoints."),
     )
     named = len(ratios)
+    reasons = (text_at(one, "missing", "equilibrium_norm", "reason") for one in entries_at(settled, "layers"))
+    why = next((f": {reason.rstrip('.')}" for reason in reasons if reason), "")
     least, largest = (number(each((ratio for _, ratio in ratios), default=1.0)) for each in (min, max))
     now = f"{least} ×" if least == largest else f"{least} to {largest} ×"
     sentences = [
         f"{counted(named, 'layer')} {'has' if named == 1 else 'have'} an equilibrium norm, {now} of it now."
         if named
-        else "No layer has an equilibrium norm: only scale-invariant layers under weight decay have one."
+        else f"No layer has an equilibrium norm{why}."
     ]
+    if settled is None:
+        sentences = []
     caption = "Layers furthest from equilibrium come first. At 1 the norm has settled."
     figures = (*figure(picture, caption), *_forecast(settled))
     return Section("Norms and equilibrium", tuple(sentences), figures, sheet("Norms by layer", columns, rows))
@@ -255,11 +297,11 @@ def equilibrium(gathered: Gathered) -> Section | None:
 
 def _forecast(settled: Mapping[str, Any] | None) -> tuple[Figure, ...]:
     """The norms of layers along the run, and on to the end of its schedule where that is known."""
-    steps = numbers_at(settled, "steps")
+    steps = steps_at(settled, "steps")
     lines = [
         Curve(
             text_at(one, "name"),
-            [*steps, *numbers_at(one, "forecast", "steps")],
+            [*steps, *steps_at(one, "forecast", "steps")],
             [*numbers_at(one, "norms"), *numbers_at(one, "forecast", "norms")],
         )
         for one in entries_at(settled, "layers")
@@ -285,7 +327,7 @@ def optimizer_state(gathered: Gathered) -> Section | None:
         ("update, per rate", "Root mean square of the next update at a learning rate of 1."),
         ("share of decay", "Part of the update that is weight decay."),
         ("learning rate", "Of the tensor's parameter group."),
-        ("lost entries", "Entries whose update is lost to rounding."),
+        ("share lost", "Share of the entries whose update is lost to rounding."),
     )
     whole = number_at(told, "totals", "relative_update")
     sentences = () if whole is None else (f"The next update changes the weights by {number(whole)} of their norm.",)
@@ -329,9 +371,14 @@ def curvature(gathered: Gathered) -> Section | None:
     ]
     title = ("learning rate of the next step", "loss on the batch")
     sentences = []
-    if ratio is not None:
-        stable = "Stable" if ratio < 1.0 else "Unstable"
-        sentences.append(f"{stable}: the curvature is {number(100.0 * ratio)} % of what the optimizer tolerates.")
+    own, outcome = number_at(told, "learning_rate"), text_at(told, "quadratic", "outcome")
+    if ratio is not None and ratio > 0.0:
+        rate = "" if own is None else f" at {number(own)}"
+        sentences.append(f"The curvature is {number(100.0 * ratio)} % of what the optimizer tolerates{rate}.")
+    elif reason := text_at(told, "missing", "ratio", "reason"):
+        sentences.append(f"It is not held against the rate: {reason.rstrip('.')}.")
+    if outcome in OUTCOMES:
+        sentences.append(OUTCOMES[outcome])
     caption = f"The loss along the next step, which is {number(loss)} before it."
     rows = [
         [f"{place + 1}", number_at(one, "value"), number_at(one, "residual")]
@@ -389,11 +436,11 @@ def distance(gathered: Gathered) -> Section | None:
         ("norm before", "Of the first checkpoint."),
         ("norm after", "Of the second."),
     )
-    first, second = (number(number_at(told, key)) for key in ("first_step", "second_step"))
-    sentences = [f"Between the checkpoints at step {first} and at step {second}:"]
-    outputs = number_at(told, "function_distance")
-    if outputs is not None:
-        sentences = [f"The outputs differ by {number(100.0 * outputs)} % between step {first} and step {second}."]
+    first, second, outputs = (number_at(told, key) for key in ("first_step", "second_step", "function_distance"))
+    between = f" between step {number(first)} and step {number(second)}" if first is not None and second else ""
+    moved = text_at(layers[0], "name") if layers else ""
+    sentences = [f"{moved} moved most{between}."] if moved else []
+    sentences += [] if outputs is None else [f"The outputs differ by {number(100.0 * outputs)} %{between}."]
     return Section("Distance", tuple(sentences), (), sheet("Distance by layer", columns, rows))
 
 

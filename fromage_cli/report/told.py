@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+FARTHEST_STEP = 1e15
+"""Steps beyond are no steps of a run."""
 LONGEST = 1000
 """Characters of a text that are shown."""
 
@@ -36,6 +38,11 @@ def numbers_at(told: Any, *path: str) -> list[float | None]:
     """A list of numbers, None for each entry that is no finite number."""
     found = at(told, *path)
     return [as_number(each) for each in found] if isinstance(found, list) else []
+
+
+def steps_at(told: Any, *path: str) -> list[float | None]:
+    """A list of steps, None for each that no run has."""
+    return [step if step is not None and abs(step) < FARTHEST_STEP else None for step in numbers_at(told, *path)]
 
 
 def as_number(value: Any) -> float | None:

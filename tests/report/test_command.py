@@ -37,6 +37,8 @@ def test_a_run_is_asked_at_all_its_checkpoints(call: Call, tmp_path: Path) -> No
              for name in ("state", "breakdown", "check")}  # fmt: skip
     assert steps["check"] == [440] and len(steps["breakdown"]) == len(list(run.glob("step-*"))) - 1
     (check,) = (one for one in answers if one["command"] == "check")
+    assert all(not one["findings"] for one in answers if one is not check)
+    assert len({one["tool"]["seconds"] for one in answers}) == len(answers)
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert f'<h1 class="{check["result"]["verdict"]}">' in page and "Safe relative step." in page
     again, out, _ = call("page.html")

@@ -28,4 +28,7 @@ def test_findings_are_in_the_order_of_their_severity(make: Make) -> None:
     second = make("norms", {}, findings=[told("b", "warn", "w"), told("b", "warn", "v"), told("c", "fail")])
     found = Gathered([first, second]).findings
     assert [(one.code, one.layer) for one in found] == [("c", None), ("b", "w"), ("b", "v"), ("a", None)]
+    earlier = make("state", {}, 1, findings=[told("b", "fail", "w"), told("e", "info")])
+    later = Gathered([earlier, first]).findings
+    assert [(one.message, one.severity) for one in later] == [("b", "warn"), ("a", "info"), ("e (step 1)", "info")]
     assert found[0].value is None and found[0].hint == ""

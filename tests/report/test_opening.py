@@ -74,6 +74,40 @@ def test_what_is_no_answer_is_refused(tmp_path: Path, name: str, text: bytes) ->
         read_answers(written(tmp_path / name, text))
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_files_of_other_shells_are_read(tmp_path: Path, make_breakdown: Callable[..., Any], encoding: str) -> None:
+    path = written(tmp_path / "a.json", json.dumps(make_breakdown(1)).encode(encoding))
+    assert holds_answers(path) and read_answers(path) == [make_breakdown(1)]
+
+
+def test_answers_are_known_whatever_the_order_of_their_keys(tmp_path: Path, make: Callable[..., Any]) -> None:
+    told = make("state", {"a": ["x" * 100_000]})
+    assert holds_answers(written(tmp_path / "a.json", json.dumps(told, sort_keys=True)))
+
+
+def test_lines_end_where_json_lines_end(tmp_path: Path, make: Callable[..., Any]) -> None:
+    told = [make("state", {"a": "one\u2028two\x85three"}), make("state", {})]
+    text = "\n".join(json.dumps(one, ensure_ascii=False) for one in told)
+    assert read_answers(written(tmp_path / "a.jsonl", text)) == told
+
+
+def test_an_error_is_an_answer(tmp_path: Path, make: Callable[..., Any]) -> None:
+    told = {
+        **make("state", {}),
+        "result": None,
+        "status": "error",
+        "error": {"code": "input", "message": "It is gone."},
+    }
+    found = read_answers(written(tmp_path / "a.json", json.dumps(told)))
+    assert "state ended early: It is gone." in html_page(found)
+
+
+def test_what_is_nested_without_end_is_refused(tmp_path: Path, make: Callable[..., Any]) -> None:
+    text = json.dumps(make("state", {"a": 0})).replace('"a": 0', '"a": ' + "[" * 200 + "]" * 200)
+    with pytest.raises(InputError, match="does not hold answers"):
+        read_answers(written(tmp_path / "a.json", text))
+
+
 def test_sizes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[..., Any]) -> None:
     monkeypatch.setattr(opening, "LARGEST", 10_000)
     bomb = page_around(bz2.compress(b" " * 10_000_000))
@@ -81,6 +115,10 @@ def test_sizes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make
         read_answers(written(tmp_path / "a.html", bomb))
     with pytest.raises(InputError, match="larger than"):
         read_answers(written(tmp_path / "a.json", b" " * 20_000))
+    monkeypatch.setattr(opening, "MOST_OBJECTS", 50)
+    with pytest.raises(InputError, match="more than 50 objects"):
+        read_answers(written(tmp_path / "a.json", "[" * 60))
+    monkeypatch.setattr(opening, "MOST_OBJECTS", 10_000)
     monkeypatch.setattr(opening, "MOST", 2)
     with pytest.raises(InputError, match="a page takes 2"):
         read_answers(written(tmp_path / "b.json", json.dumps([make("state", {})] * 3)))

@@ -11,6 +11,7 @@ from fromage_cli.report.gathered import Gathered
 from fromage_cli.report.page import html_page, summary_of, title_of
 
 Make = Callable[..., Any]
+HINT = "Look at it."
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>\x1b[31m\u202e{{ 7 * 7 }}"
 
 
@@ -19,7 +20,7 @@ def strictly_parsed(page: str) -> Any:
 
 
 def finding(code: str, severity: str, layer: str | None = None, message: str = "is odd") -> dict[str, Any]:
-    return {"code": code, "severity": severity, "message": message, "layer": layer, "hint": "Look at it."}
+    return {"code": code, "severity": severity, "message": message, "layer": layer, "hint": HINT}
 
 
 def test_a_page_is_whole_html_without_requests(many: list[Any]) -> None:
@@ -61,15 +62,29 @@ def test_the_policy_allows_the_own_style_and_script_alone(make: Make) -> None:
         ("go", "info", "Go on: 2 commands found nothing wrong.", "go"),
         ("stop", "fail", "w: is odd.", "stop"),
         ("unknown", "warn", "1 answer with 0 failures and 1 warning.", "look"),
+        ("go", "fail", "1 answer with 1 failure and 0 warnings.", "stop"),
+        ("look", "info", "1 answer with 0 failures and 0 warnings.", "go"),
     ],
 )
 def test_the_verdict_comes_first(make: Make, verdict: str, severity: str, words: str, kind: str) -> None:
     told = make("check", {"verdict": verdict, "looked": ["state", "norms"]}, findings=[finding("odd", severity, "w")])
     found = summary_of(Gathered([told]))
     assert words in found.verdict and found.kind == kind
-    assert found.remedy == ("Train on." if verdict == "go" else "Look at it.")
+    assert found.remedy == (
+        "Train on." if (verdict, severity) == ("go", "info") else "" if severity == "info" else HINT
+    )
     page = html_page([told])
     assert page.index(f'<h1 class="{kind}">') < page.index("<h2")
+
+
+def test_what_was_not_seen_is_said(make: Make) -> None:
+    skipped = [{"command": name, "reason": "No network is given."} for name in ("breakdown", "sharpness")]
+    told = make("check", {"verdict": "go", "looked": ["inspect"], "skipped": skipped})
+    assert summary_of(Gathered([told])).unseen == ("Not looked: breakdown, sharpness. No network is given.",)
+    cut = {**told, "status": "error", "error": {"code": "resource", "message": "The time limit was reached."}}
+    found = summary_of(Gathered([cut]))
+    assert found.remedy == "" and found.unseen[0] == "check ended early: The time limit was reached."
+    assert found.unseen[0] in html_page([cut])
 
 
 def test_findings_of_one_kind_stand_together(make: Make) -> None:

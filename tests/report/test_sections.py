@@ -22,29 +22,26 @@ def test_a_learning_rate_stands_between_its_limits(make: Make) -> None:
         "estimates": [{"name": "measured", "learning_rate": 0.001}, {"name": "measured-sum", "learning_rate": 0.002},
                       {"name": "critical", "learning_rate": None}],
         "optimizer": {"name": "adamw", "current_learning_rate": 0.003},
-        "recommended": {"learning_rate": 0.0024},
+        "recommended": {"learning_rate": 0.0024, "low": 0.001, "high": 0.004, "reliable": True},
         "layers": [{"name": "w", "learning_rate": 0.001, "trust_eta": None, "cosine": 0.5}],
     }  # fmt: skip
     curved = make("sharpness", {"stable_learning_rate": 0.01, "ratio": 0.3, "loss": 1.0})
     found = section([make("suggest-lr", suggested), curved], "Learning rate")
     assert found.sentences == (
         "AdamW trains at 0.003.",
-        "That is below 0.01, from which on steps along the curvature grow.",
-        "The rate to train at is 0.0024, by short runs.",
+        "Rate to train at: 0.0024, between 0.001 and 0.004.",
         "The loss of the batch is sure to fall by the next step up to a rate of 0.002.",
     )
     for words in (
         "every layer helps: 0.001",
-        "curvature unstable: 0.01",
+        "tolerated by the curvature: 0.01",
         "your rate: 0.003",
         "rate to train at: 0.0024",
     ):
         assert words in found.figures[0].picture
     assert "loss rises" not in found.figures[0].picture
-    assert [one.heading for one in found.sheets[0].columns] == ["layer", "sure up to", "cosine"]
-    assert section([curved], "Curvature").sentences == (
-        "Stable: the curvature is 30 % of what the optimizer tolerates.",
-    )
+    assert [one.heading for one in found.sheets[0].columns] == ["layer", "rate at the limit", "cosine"]
+    assert section([curved], "Curvature").sentences == ("The curvature is 30 % of what the optimizer tolerates.",)
 
 
 def test_gradients_name_the_layer_that_fails_first(make_breakdown: Make) -> None:
@@ -64,6 +61,57 @@ def test_layers_that_fail_before_the_first_step_come_first(make_breakdown: Make)
 def test_without_an_optimizer_it_is_asked_for(make: Make) -> None:
     found = section([make("suggest-lr", {"layers": [{"name": "w", "learning_rate": 0.1}]})], "Learning rate")
     assert found.sentences == ("The optimizer is not known. Name it and your rate: --optimizer adamw --lr 0.001.",)
+
+
+@pytest.mark.parametrize(
+    ("recommended", "words"),
+    [
+        ({"learning_rate": 3.0, "reliable": False, "reason": "the runs end alike"},
+         "Rate to train at: perhaps 3. It is not reliable: the runs end alike."),
+        ({"learning_rate": None, "low": 0.1, "high": 0.4, "reason": "none was measured."},
+         "Rate to train at: try one between 0.1 and 0.4. The reason: none was measured."),
+        ({}, "The rate to train at is not known."),
+    ],
+)  # fmt: skip
+def test_a_rate_is_as_sure_as_it_was_found(make: Make, recommended: dict[str, Any], words: str) -> None:
+    told = {"optimizer": {"name": "sgd"}, "recommended": recommended}
+    assert section([make("suggest-lr", told)], "Learning rate").sentences == (words,)
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({"trust_relation": "above-grid"}, "Every layer helps at all steps that were tried, up to 0.1."),
+        ({"trust_relation": "below-grid"},
+         "In some layers not even the smallest step, 0.001, is sure to lower the loss."),
+        ({"trust_relation": "uncertifiable"},
+         "In some layers the step points uphill: judge by the loss as a whole."),
+        ({"aggregate_trust_relation": "above-grid"},
+         "The loss as a whole is sure to fall at all steps that were tried, up to 0.1."),
+        ({"first_increase_eta": 0.9}, "The loss rises from a relative step of 0.9 on."),
+    ],
+)  # fmt: skip
+def test_each_relation_has_its_sentence(make: Make, told: dict[str, Any], words: str) -> None:
+    found = section([make("breakdown", {"etas": [0.001, 0.1], **told})], "Gradients")
+    assert found.sentences == (words,)
+
+
+def test_curvature_is_no_verdict_of_its_own(make: Make) -> None:
+    told = {"ratio": 1.01, "learning_rate": 0.1, "quadratic": {"outcome": "spikes"}}
+    assert section([make("sharpness", told)], "Curvature").sentences == (
+        "The curvature is 101 % of what the optimizer tolerates at 0.1.",
+        "In simulated steps at this rate the loss jumps and comes back.",
+    )
+    missing = {"ratio": None, "missing": {"ratio": {"code": "x", "reason": "the optimizer is not known"}}}
+    words = ("It is not held against the rate: the optimizer is not known.",)
+    assert section([make("sharpness", missing)], "Curvature").sentences == words
+
+
+def test_numbers_at_the_end_of_floats_are_no_steps(make: Make) -> None:
+    norms = {"steps": [-1e308, 1e308], "layers": [{"name": "w", "norms": [1e-308, 1e308]}]}
+    ahead = {"steps": [1e17, 1e17], "norms": [1.0, 2.0]}
+    settled = {"steps": [1e17, 1e17], "layers": [{"name": "w", "norms": [1.0, 2.0], "forecast": ahead}]}
+    assert sections(Gathered([make("norms", norms), make("intrinsic-lr", settled, 10**400)]))
 
 
 def test_maps_need_two_steps(make: Make, make_breakdown: Make) -> None:
@@ -96,7 +144,10 @@ def test_norms_stand_against_their_equilibrium(make: Make) -> None:
     assert found.sheets[0].rows == (("w", 2.0, 1.0, "yes", 4.0),)
     assert "0.5 ×" in found.figures[0].picture
     without = section([make("norms", norms)], "Norms and equilibrium")
-    assert without.sentences[0].startswith("No layer has an equilibrium norm")
+    assert without.sentences == (), "nobody asked"
+    untold = {"layers": [{"name": "w", "missing": {"equilibrium_norm": {"code": "x", "reason": "the rate is 0"}}}]}
+    asked = section([make("norms", norms), make("intrinsic-lr", untold)], "Norms and equilibrium")
+    assert asked.sentences == ("No layer has an equilibrium norm: the rate is 0.",)
 
 
 def test_norms_go_on_along_the_schedule(make: Make) -> None:
@@ -126,7 +177,10 @@ def test_other_answers_have_their_tables(make: Make) -> None:
     assert section(answers, "Next update").sheets[0].rows == (("w", 0.02),)
     assert section(answers, "Regularisation").sheets[0].rows == (("dropout (all)", 0.1, "Lower it."),)
     assert [row[0] for row in section(answers, "Distance").sheets[0].rows] == ["v", "w"]
-    assert section(answers, "Distance").sentences == ("The outputs differ by 25 % between step 1 and step 2.",)
+    assert section(answers, "Distance").sentences == (
+        "v moved most between step 1 and step 2.",
+        "The outputs differ by 25 % between step 1 and step 2.",
+    )
     assert section(answers, "All numbers").sheets[0].rows == (("state: update rms", 0.5, "x"),)
 
 
