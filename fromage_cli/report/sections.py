@@ -70,13 +70,13 @@ def learning_rate(gathered: Gathered) -> Section | None:
     ]
     columns = (
         LAYER,
-        ("rate at the limit", "Learning rate at which this layer moves by the relative step of the limit."),
+        ("own rate", "Learning rate at which this layer moves by the relative step that is sure."),
         ("stops helping at", "Relative step of all layers from which on this one no longer helps."),
         ("cosine", "Between the step and the way straight down the loss: 1 is downhill, 0 mostly noise."),
     )
     picture = ruler(marks, "Learning rates", "learning rate, logarithmic")
     return Section(
-        "Learning rate", tuple(sentences), figure(picture, caption), sheet("Layers at the limit", columns, layers)
+        "Learning rate", tuple(sentences), figure(picture, caption), sheet("Layers at the sure step", columns, layers)
     )
 
 

@@ -40,7 +40,7 @@ def test_a_learning_rate_stands_between_its_limits(make: Make) -> None:
     ):
         assert words in found.figures[0].picture
     assert "loss rises" not in found.figures[0].picture
-    assert [one.heading for one in found.sheets[0].columns] == ["layer", "rate at the limit", "cosine"]
+    assert [one.heading for one in found.sheets[0].columns] == ["layer", "own rate", "cosine"]
     assert section([curved], "Curvature").sentences == ("The curvature is 30 % of what the optimizer tolerates.",)
 
 
