@@ -1,7 +1,8 @@
 """The files that the commands of README.md and docs/ speak of, made small: a reader has his own in their place.
 
 `my-run/checkpoint-100` is what the Trainer of transformers leaves, `out/ckpt.pt` what a nanoGPT-like script saves,
-`untrusted.pt` a pickle that would run a command, and `train.py` writes bundles. Files whose text a page shows are
+`untrusted.pt` a pickle that would run a command, and `train.py` writes bundles. `run` and `mended` are the tutorial's
+two runs. Files whose text a page shows are
 written from that page.
 """
 
@@ -34,8 +35,28 @@ def make_files(directory: Path) -> None:
             written.parent.mkdir(parents=True, exist_ok=True)
             written.write_text(block[1], encoding="utf-8")
     (directory / "untrusted.pt").write_bytes(pickle.dumps({"weight": _Command()}))
-    subprocess.run([sys.executable, "train.py"], cwd=directory, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    _python(directory, "train.py")
     _train_networks(directory)
+    make_tutorial(directory)
+
+
+def make_tutorial(directory: Path) -> None:
+    """Train as the tutorial does, before and after its mend, and keep what was printed."""
+    script = directory / "sample_checkpoints" / "tutorial.py"
+    faulty = script.read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    before, after = re.findall(r"^[-+](    torch.*\n)", page, re.MULTILINE)
+    for run, text in (("run", faulty), ("mended", faulty.replace(before, after))):
+        script.write_text(text, encoding="utf-8")
+        printed = _python(directory, "sample_checkpoints/tutorial.py", run)
+        (directory / f"{run}.txt").write_text(printed, encoding="utf-8")
+
+
+def _python(directory: Path, *arguments: str) -> str:
+    """What a script prints that runs in the directory, with one thread, so that it sums in one order."""
+    settings = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=directory, check=True, env=settings, stdout=subprocess.PIPE, text=True).stdout
 
 
 def pages() -> list[Path]:

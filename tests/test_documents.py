@@ -2,6 +2,7 @@
 
 import doctest
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
@@ -99,6 +100,39 @@ def test_a_command_that_is_shown_without_output_succeeds(page: Path, generator: 
         if line.startswith("fromage-diag ") and "$" not in line and " trust" not in line:
             printed = generator.on_terminal(f"{line} 2>&1; echo exit $?", files, {"TERM": "dumb"})
             assert printed.rstrip().endswith("exit 0"), printed
+
+
+def last_loss(text: str) -> float:
+    """Of what sample_checkpoints/tutorial.py printed."""
+    return float(text.rsplit(maxsplit=1)[-1])
+
+
+def test_the_tutorial_finds_its_layer_and_mends_it(files: Path) -> None:
+    ends = {run: last_loss((files / f"{run}.txt").read_text(encoding="utf-8")) for run in ("run", "mended")}
+    assert ends["mended"] < ends["run"] - 0.2  # as the page says
+    blamed = {}
+    for run in ends:
+        command = [sys.executable, "-m", "fromage_cli", "check", run, "--json", "-q"]
+        answer = json.loads(subprocess.run(command, cwd=files, capture_output=True, check=True).stdout)
+        warnings = [finding for finding in answer["findings"] if finding["severity"] != "info"]
+        blamed[run] = (answer["result"]["verdict"], [(each["code"], each["layer"]) for each in warnings])
+    layer = "blocks.1.attention.input.weight"
+    assert blamed == {"run": ("look", [("layer-out-of-line", layer)]), "mended": ("go", [])}
+
+
+def test_the_tutorial_quotes_its_script_and_a_lower_rate_is_no_cure(tmp_path: Path) -> None:
+    page, source = ROOT / "docs" / "tutorial.md", ROOT / "sample_checkpoints"
+    text = (source / "tutorial.py").read_text(encoding="utf-8")
+    (removed,) = re.findall(r"^-(.+\n)", "".join(blocks(page, "diff")), re.MULTILINE)
+    assert all(text.count(quoted.strip()) == 1 for quoted in [removed, *blocks(page, "python")])
+    for name in ("models.py", "text/coriolanus.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(source / name, tmp_path / name)
+    (tmp_path / "tutorial.py").write_text(text.replace("lr=0.003", "lr=0.0005"), encoding="utf-8")
+    command = [sys.executable, "tutorial.py", "low"]
+    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    faulty = last_loss(blocks(page, "console")[0])
+    assert last_loss(printed) > faulty + 0.1, "the page says that the loss is worse by more than 0.1"
 
 
 def test_the_readme_is_short_and_sets_up_twice() -> None:
