@@ -13,8 +13,9 @@ from typing import Any
 import typer
 
 from fromage_cli import __version__
-from fromage_cli.cli import EXIT_CODES, FIRST_EXAMPLES, HELP, OWN_EXAMPLES, PROGRAM, build_program
+from fromage_cli.cli import EXIT_CODES, FIRST_EXAMPLES, HELP, PROGRAM, build_program
 from fromage_cli.diagnostics import EXAMPLES
+from fromage_cli.own_commands import OWN_EXAMPLES
 from fromage_cli.terminal.help_page import option_records, usage
 
 PAGE = Path(__file__).resolve().parent / "fromage-diag.1"

@@ -15,8 +15,9 @@ from typing import Any
 from man_page import ENVIRONMENT, Record, options_of, shared_options
 
 from fromage_cli import errors
-from fromage_cli.cli import EXIT_CODES, HELP, OWN_EXAMPLES, PROGRAM, build_program
+from fromage_cli.cli import EXIT_CODES, HELP, PROGRAM, build_program
 from fromage_cli.diagnostics import EXAMPLES
+from fromage_cli.own_commands import OWN_EXAMPLES
 from fromage_cli.terminal.help_page import usage
 
 ROOT = Path(__file__).resolve().parents[1]

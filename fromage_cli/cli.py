@@ -13,6 +13,7 @@ from fromage_cli import __version__, ranks, stopping
 from fromage_cli.diagnostics import COMMANDS, EXAMPLES, NOT_IN_A_CHECKPOINT, SYMPTOMS
 from fromage_cli.errors import EXIT_CODES
 from fromage_cli.launching import launch
+from fromage_cli.own_commands import OWN_COMMANDS, OWN_EXAMPLES
 from fromage_cli.terminal import failure, input_files, session, streams
 from fromage_cli.terminal.answer import Answers
 from fromage_cli.terminal.command import Program
@@ -27,16 +28,6 @@ _COMPLETION = "_FROMAGE_DIAG_COMPLETE"
 
 HELP = "Answers questions about a saved neural network: give it a checkpoint and a batch, no training loop."
 
-OWN_COMMANDS = {
-    "watch": "Follow a training run: diagnose each new, complete checkpoint once.",
-    "report": "One page for a browser: what every command says about a run.",
-    "bundle": "Write or look at a bundle: weights, network, loss and batch in one directory of data.",
-    "trust": "Let code that this directory's configuration names run from now on.",
-    "doctor": "Does everything work here: is all installed, is the configuration heard, do known answers come out?",
-    "explain": "What does a finding, a field of the JSON or a term mean, and what to do?",
-    "schema": "Print the JSON Schema of what --json prints.",
-}
-"""Commands that are no diagnostics, with the first line of their help."""
 OWN_MODULES = {
     "watch": "fromage_cli.watching.command",
     "report": "fromage_cli.report.command",
@@ -45,41 +36,6 @@ OWN_MODULES = {
     "doctor": "fromage_cli.doctor.command",
     "explain": "fromage_cli.reference.explain_command",
     "schema": "fromage_cli.reference.schema_command",
-}
-OWN_EXAMPLES = {
-    "watch": (
-        ("watch run/", "the files of each checkpoint, as they come"),
-        ("watch run/ --model net.py:build --batch data.npz --idle 2h", "with the network, until the run ends"),
-        ("watch run/ --on-fail 'scancel 1234'", "stop a job when its run is broken"),
-        ("watch run/ --once --interval 2", "what is there now, for cron"),
-    ),
-    "report": (
-        ("report run/ -o report.html", "ask about the run, and draw the answers"),
-        ("report answers/*.json -o report.html", "draw answers that you saved with --json"),
-    ),
-    "bundle": (
-        ("bundle create model.pt all/ --model net.py:build --batch x.npz", "then: breakdown all/"),
-        ("bundle info all/ --check", "what it holds, and whether it still gives its loss"),
-    ),
-    "trust": (
-        ("trust .", "the fromage.toml here may name code"),
-        ("trust --list", "what you trust so far"),
-    ),
-    "doctor": (
-        ("doctor -v", "versions, devices, settings, a self-test, and how to install extras"),
-        ("doctor --json", "all of it, to send with a question"),
-        ("doctor -q > /dev/null || exit", "the first line of a job script"),
-    ),
-    "explain": (
-        ("explain breakdown-early", "a finding: when it is said, usual causes, what to do"),
-        ("explain suggest-lr.limit.eta", "a field of the JSON"),
-        ("explain relative-step", "a term, with its formula and a worked number"),
-        ("explain --all", "every name there is"),
-    ),
-    "schema": (
-        ("schema check > check.schema.json", "of one command"),
-        ("schema -o fromage-diag.schema.json", "of all of them"),
-    ),
 }
 FIRST_EXAMPLES = (
     ("breakdown checkpoint.safetensors", "what stands beside the checkpoint is found"),

@@ -15,8 +15,9 @@ import pytest
 from rich.progress import Progress
 
 from fromage_cli import __version__
-from fromage_cli.cli import OWN_COMMANDS, OWN_EXAMPLES, build_program, load_command, main
+from fromage_cli.cli import build_program, load_command, main
 from fromage_cli.diagnostics import COMMANDS, EXAMPLES, SYMPTOMS
+from fromage_cli.own_commands import OWN_COMMANDS, OWN_EXAMPLES
 from fromage_cli.problem.evaluation.problem import Evaluations
 from fromage_cli.terminal.progress import _BAR, _Bar
 

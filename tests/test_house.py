@@ -85,6 +85,7 @@ CUTTING = (
     "index",
 )
 TESTED_ELSEWHERE = {
+    "own_commands.py": "test_cli.py",
     "bundle/contents.py": "bundle/test_command.py",
     "bundle/findings.py": "bundle/test_command.py",
     "bundle/outputs_loss.py": "bundle/test_saving.py",

@@ -21,6 +21,7 @@ from fromage_cli.errors import (
     UsageError,
 )
 from fromage_cli.missing import Why
+from fromage_cli.own_commands import OWN_COMMANDS, OWN_EXAMPLES
 from fromage_cli.ranks import RankLost
 from fromage_cli.reference.fields import JsonField, json_fields
 from fromage_cli.reference.sources import constant, definition
@@ -158,13 +159,15 @@ def _terms() -> Iterator[Explanation]:
 
 
 def commands() -> Iterator[Explanation]:
-    """The diagnostics, each with its question and what to type first."""
-    for name, question in COMMANDS.items():
-        line, words = EXAMPLES[name][0]
+    """All commands, each with its question or what it does, and what to type first."""
+    said = {name: f"It answers: {question}" for name, question in COMMANDS.items()} | OWN_COMMANDS
+    examples = EXAMPLES | OWN_EXAMPLES
+    for name, meaning in said.items():
+        line, words = examples[name][0]
         yield Explanation(
-            name=name,
+            name=f"command.{name}" if name in texts("topics") else name,
             kind="command",
-            meaning=f"It answers: {question}",
+            meaning=meaning,
             example=f"fromage-diag {line} ({words}).",
             what_to_do=f"Look at its options: fromage-diag {name} --help.",
         )

@@ -7,31 +7,37 @@ from difflib import get_close_matches
 
 from fromage_cli.errors import UsageError
 from fromage_cli.reference.explanations import Explanation, Meaning, explanations
-from fromage_cli.terminal.words import visible
+from fromage_cli.terminal.words import ascii_words, middle, visible
 
 NEAREST = 5
 """Names that are offered where there is none of that name."""
+LONGEST = 100
+"""Characters of a word that an error repeats."""
+SYMBOLS = {"eta": "relative-step", "lambda": "weight-decay"}
+"""Terms that formulas write as one letter."""
 
 
 def look_up(word: str) -> Explanation:
     """What a word means, and what else has that name; raises UsageError where nothing has.
 
-    Case, brackets, and hyphens or underscores make no difference.
+    Case, brackets, and hyphens or underscores make no difference. A Greek letter is as good as its name.
     """
-    key = plain_name(word)
+    key = plain_name(ascii_words(word))
     every = {plain_name(name): one for name, one in explanations().items()}
-    found = [every[key]] if key in every else []
+    whole = SYMBOLS.get(key, key)
+    found = [every[whole]] if whole in every else []
     if not found or found[0].kind != "field":
         found += [one for name, one in every.items() if name.endswith(f".{key}")]
     if not found:
         last = {name.rpartition(".")[2]: name for name in every}
-        near = dict.fromkeys(get_close_matches(key, [*every, *last], n=2 * NEAREST, cutoff=0.5))
+        near = dict.fromkeys(get_close_matches(key[:LONGEST], [*every, *last], n=2 * NEAREST, cutoff=0.5))
         said = f"Nearest: {', '.join(list(near)[:NEAREST])}. " if near else ""
-        raise UsageError(f"Nothing is called {visible(word)!r}.", f"{said}fromage-diag explain lists all topics.")
+        shown = middle(visible(word), LONGEST)
+        raise UsageError(f"Nothing is called {shown!r}.", f"{said}fromage-diag explain lists all topics.")
     if len(found) == 1:
         return found[0]
     if found[0].kind == "field":
-        return _several(word, found)
+        return _several(key, found)
     return replace(found[0], also=(*found[0].also, *map(_in_short, found[1:])))
 
 
@@ -40,12 +46,12 @@ def plain_name(word: str) -> str:
     return re.sub(r"[\s_]+", "-", re.sub(r"\[\w*\]", "", word.strip().lower()))
 
 
-def _several(word: str, fields: Sequence[Explanation]) -> Explanation:
+def _several(name: str, fields: Sequence[Explanation]) -> Explanation:
     """Fields of several commands that have the same name."""
     same = len({one.meaning for one in fields}) == 1
     meaning = fields[0].meaning if same else f"{len(fields)} fields of the JSON have this name."
     see = tuple(dict.fromkeys(name for one in fields for name in one.see))
-    return Explanation(plain_name(word), "field", meaning, see=see, also=tuple(map(_in_short, fields)))
+    return Explanation(name, "field", meaning, see=see, also=tuple(map(_in_short, fields)))
 
 
 def _in_short(one: Explanation) -> Meaning:

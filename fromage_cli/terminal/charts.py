@@ -30,6 +30,8 @@ BAND = 6
 """Rows that the layers without a name share."""
 LINE_WIDTH = 128
 """Characters of a line below the title."""
+MOST_LINES = 6
+"""Lines below the title at most, so that the panels keep their room."""
 
 Entry = tuple[Any, str]
 """Something drawn, and what the legend calls it."""
@@ -41,13 +43,15 @@ def drawable(value: float | None) -> TypeGuard[float]:
 
 
 def head(figure: Figure, subject: str, *lines: str) -> float:
-    """The title and the lines below it, which are broken where they are too long.
+    """The title and the lines below it, which are broken where they are too long, and end in … where they are too many.
 
     Returns the height below them, as a share of the figure's.
     """
     points = 72.0 * figure.get_figheight()
     figure.text(0.02, 1.0 - 12.0 / points, middle(visible(subject), 88), fontsize=11, weight="bold", va="top")
     broken = [part for line in lines for part in textwrap.wrap(visible(line), LINE_WIDTH)]
+    if len(broken) > MOST_LINES:
+        broken[MOST_LINES - 1 :] = [f"{broken[MOST_LINES - 1]} …"]
     for place, line in enumerate(broken):
         figure.text(0.02, 1.0 - (31.0 + 14.0 * place) / points, line, color="#444444", va="top")
     return float(1.0 - (42.0 + 14.0 * len(broken)) / points)

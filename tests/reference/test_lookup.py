@@ -1,6 +1,8 @@
 import pytest
 
+from fromage_cli.diagnostics import COMMANDS
 from fromage_cli.errors import UsageError
+from fromage_cli.own_commands import OWN_COMMANDS
 from fromage_cli.reference.explanations import explanations
 from fromage_cli.reference.lookup import look_up
 
@@ -22,6 +24,12 @@ from fromage_cli.reference.lookup import look_up
         ("7", "exit-code.7"),
         ("exit_codes", "exit-codes"),
         ("batch_sharpness", "batch-sharpness"),
+        ("trust", "trust"),
+        ("η", "relative-step"),
+        ("eta", "relative-step"),
+        ("λ", "weight-decay"),
+        ("Lambda", "weight-decay"),
+        ("Lemma–2", "lemma-2"),
     ],
 )
 def test_a_word_is_found_however_it_is_spelled(word: str, name: str) -> None:
@@ -55,6 +63,24 @@ def test_an_unknown_word_names_the_nearest(word: str, near: str) -> None:
     with pytest.raises(UsageError, match=word) as refused:
         look_up(word)
     assert near in refused.value.hint and "lists all topics" in refused.value.hint
+
+
+@pytest.mark.parametrize("name", COMMANDS | OWN_COMMANDS)
+def test_every_command_has_an_explanation(name: str) -> None:
+    found = look_up(name)
+    assert "command" in {found.kind, *(one.kind for one in found.also)}
+    lines = [one.example for one in explanations().values() if one.kind == "command"]
+    assert any(line and line.startswith(f"fromage-diag {name} ") for line in lines)
+
+
+def test_a_letter_names_the_fields_of_that_name_too() -> None:
+    assert "suggest-lr.limit.eta" in {one.name for one in look_up("η").also}
+
+
+def test_a_word_without_end_is_cut() -> None:
+    with pytest.raises(UsageError) as refused:
+        look_up("a" * 3000)
+    assert len(refused.value.message) < 130 and "…" in refused.value.message
 
 
 def test_a_word_like_nothing_names_none_and_is_harmless() -> None:

@@ -29,7 +29,7 @@ def fits(schema: dict[str, Any], document: Any) -> bool:
 
 
 def test_every_command_of_the_program_has_one() -> None:
-    from fromage_cli.cli import OWN_COMMANDS
+    from fromage_cli.own_commands import OWN_COMMANDS
 
     assert set(ROOTS) == set(COMMANDS | OWN_COMMANDS)
 

@@ -11,9 +11,10 @@ from typing import Annotated
 
 import typer
 
-from fromage_cli.cli import OWN_COMMANDS, build_program, load_command, main
+from fromage_cli.cli import build_program, load_command, main
 from fromage_cli.errors import InputError, MismatchError, NumericalError, ResourceError, UnsafeError, UsageError
 from fromage_cli.findings import Finding
+from fromage_cli.own_commands import OWN_COMMANDS
 from fromage_cli.terminal.answer import (
     Answer,
     CheckpointRecord,

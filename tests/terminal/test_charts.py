@@ -73,6 +73,14 @@ def test_long_lines_are_broken_and_the_panels_begin_below_them():
     )
 
 
+def test_a_line_without_end_leaves_the_panels_their_room():
+    drawn = figure.Figure(figsize=(10.0, 5.0))
+    below = charts.head(drawn, "run", "a" * 20_000, "never shown")
+    shown = [text.get_text() for text in drawn.texts[1:]]
+    assert shown == ["a" * charts.LINE_WIDTH] * 5 + ["a" * charts.LINE_WIDTH + " …"]
+    assert below == pytest.approx(1.0 - 126.0 / 360.0)
+
+
 def test_what_is_left_out_is_said():
     assert charts.left_out([], "layer", "zero") == []
     assert charts.left_out(["a\n"], "layer", "zero") == ["1 layer is not drawn (zero): a\\n."]

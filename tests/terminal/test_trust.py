@@ -6,8 +6,9 @@ from types import ModuleType
 
 import pytest
 
-from fromage_cli.cli import OWN_COMMANDS, build_program, main
+from fromage_cli.cli import build_program, main
 from fromage_cli.diagnostics import COMMANDS
+from fromage_cli.own_commands import OWN_COMMANDS
 from fromage_cli.terminal.flags import options
 from fromage_cli.terminal.trust import CODE_FLAGS, code_files, specifications
 

@@ -56,7 +56,7 @@ def draw(result: NormsResult, subject: str) -> Figure:
     findings = judge(result)
     figure = Figure(figsize=(10.0, 5.6))
     layers = [layer for layer in claimed_first(result.layers, findings) if _course(result, layer)]
-    missing = [layer.name for layer in result.layers if layer not in layers]
+    missing = [layer.name for layer in result.layers if not _course(result, layer)]
     lines = [verdict(result, findings), when_it_hurts(result, verbose=True)]
     if len(result.steps) > 1:
         unnamed = len(layers) - len(SIGNS)

@@ -45,12 +45,13 @@ def draw(result: StateResult, subject: str) -> Figure:
     named = Rows(tuple(layer.name for layer in layers)).named
     layers = _largest_first(layers[:named]) + _largest_first(layers[named:])
     rows = Rows(tuple(layer.name for layer in layers))
-    files = [one for one in result.files if drawable(known(one.relative_update)) and known(one.step) is not None]
+    files = [one for one in result.files if _has_place(one)]
     notes = [rows.rule("most unlike the whole network, matrices first")]
     notes += [ARROWS] * any(known(layer.relative_update) == 0.0 for layer in layers)
-    notes += left_out([layer.name for layer in ordered if layer not in layers], "tensor", "its update is not known")
+    unknown = [layer.name for layer in ordered if not drawable(known(layer.relative_update))]
+    notes += left_out(unknown, "tensor", "its update is not known")
     if len(result.files) > 1:
-        beside = [short_name(one.path) for one in result.files if one not in files]
+        beside = [short_name(one.path) for one in result.files if not _has_place(one)]
         notes += left_out(beside, "checkpoint", "its step or its update is not known")
     below = COURSE if len(files) > 1 else 0.0
     figure = Figure(figsize=(10.0, 2.9 + 0.23 * max(rows.count, 6) + below))
@@ -83,6 +84,11 @@ def draw(result: StateResult, subject: str) -> Figure:
         panel = figure.add_axes((0.085, 0.6 / height, 0.515, (COURSE - 0.75) / height))
         _run_so_far(panel, files, {one.last for one in result.continuity if one.broken})
     return figure
+
+
+def _has_place(one: FileState) -> bool:
+    """Whether a checkpoint can be drawn in the panel of the run so far."""
+    return drawable(known(one.relative_update)) and known(one.step) is not None
 
 
 def _largest_first(layers: Sequence[LayerState]) -> list[LayerState]:

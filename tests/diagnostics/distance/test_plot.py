@@ -67,6 +67,11 @@ def test_layers_without_a_distance_are_left_out_and_it_is_said(make_result, make
     assert "2 layers are not drawn (zero or not finite): a$x$\\n, b." in shown
 
 
+def test_a_name_without_end_has_a_picture(make_result, make_layer):
+    result = make_result(layers=(make_layer("a" * 20_000),))
+    assert any(text.endswith("a …") for text in words(plot.draw(result, "a → b", "svg")))
+
+
 @pytest.mark.parametrize("layers", [0, 1])
 def test_without_any_distance_the_picture_says_so(make_result, make_layer, layers):
     result = make_result(layers=(make_layer(relative_distance=ZERO),) * layers, function_distance=ZERO)

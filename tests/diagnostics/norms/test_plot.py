@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fromage_cli.diagnostics.norms import plot
-from fromage_cli.diagnostics.norms.result import STEADY, Overflow, OverflowSteps
+from fromage_cli.diagnostics.norms.result import STEADY, LayerNorms, Overflow, OverflowSteps
 from fromage_cli.missing import STEP_UNKNOWN
 from fromage_cli.theory.scale_invariance import Invariance
 from tests.diagnostics.pictures import words
@@ -98,6 +98,11 @@ def test_norms_that_cannot_be_drawn_are_left_out_and_it_is_said(make_result, mak
     assert "1 layer is not drawn (the first norm or its step is no number): a$x$\\n." in shown
     axes = panel(make_result(layers=layers))
     assert list(axes.lines[1].get_xdata()) == [0, 2000]
+
+
+def test_layers_are_not_compared_with_each_other(make_result, make_layer, monkeypatch):
+    monkeypatch.setattr(LayerNorms, "__eq__", None)
+    panel(make_result(layers=(make_layer("a", norms=(0.0, 1.0, 1.0)), make_layer("b"), make_layer("c"))))
 
 
 def test_what_cannot_be_drawn_is_said(make_result, make_layer):

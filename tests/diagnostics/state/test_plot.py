@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fromage_cli.diagnostics.state import plot
-from fromage_cli.diagnostics.state.result import Continuation, FileState, Lost, Violations
+from fromage_cli.diagnostics.state.result import Continuation, FileState, LayerState, Lost, Violations
 from fromage_cli.missing import STEP_UNKNOWN, Missing, Why
 from tests.diagnostics.pictures import points, words
 
@@ -123,6 +123,12 @@ def test_updates_of_zero_are_arrows(make_run):
     assert "An arrow at the left edge stands for 0." in shown and "learning rate, last 0.001" in shown
     ended = replace(still, files=tuple(replace(one, learning_rate=0.0) for one in still.files))
     assert "The last update is 0 at every checkpoint." in words(plot.draw(ended, "run", "svg"))
+
+
+def test_tensors_and_files_are_not_compared_with_each_other(make_run, monkeypatch):
+    monkeypatch.setattr(LayerState, "__eq__", None)
+    monkeypatch.setattr(FileState, "__eq__", None)
+    panels(make_run(UNKNOWN, 0.02, 0.01))
 
 
 def test_without_any_update_the_picture_says_so(make_state):
