@@ -52,6 +52,14 @@ def _numbers(result: DoctorResult) -> Iterator[Finding]:
                 hint="This program does not use it. In code of your own use sdpa_kernel(SDPBackend.MATH).",
             )
     place = result.temporary_directory
+    if place.passed_over is not None:
+        yield Finding(
+            code="temporary-directory-not-usable",
+            severity="warn",
+            message=f"no file can be written in {visible(place.passed_over)}, which TMPDIR names: "
+            f"temporary files go to {visible(place.path)}",
+            hint="Create that directory, or set TMPDIR to one with space that you may write in.",
+        )
     if isinstance(place.written, Missing) and place.written.code is Why.NOT_EVALUATED:
         yield Finding(
             code="temporary-directory-not-usable",

@@ -69,8 +69,9 @@ def terminal() -> Terminal:
 def temporary_directory() -> TemporaryDirectory:
     """Where temporary files go, and the space that is left there; nothing is written yet."""
     try:
-        place = tempfile.gettempdir()
-        return TemporaryDirectory(place, shutil.disk_usage(place).free)
+        place, wanted = tempfile.gettempdir(), os.environ.get("TMPDIR")
+        passed_over = wanted if wanted and os.path.realpath(wanted) != os.path.realpath(place) else None
+        return TemporaryDirectory(place, shutil.disk_usage(place).free, passed_over=passed_over)
     except OSError as error:
         reason = Missing(Why.NOT_TOLD, (error.strerror or words_of(error)).lower())
         return TemporaryDirectory(os.environ.get("TMPDIR", ""), reason)

@@ -155,6 +155,8 @@ class TemporaryDirectory:
     """Tensors that came back bit for bit."""
     of: int = 0
     """Tensors that were written."""
+    passed_over: str | None = None
+    """The directory that TMPDIR names, where files go elsewhere because none can be written there."""
 
 
 @dataclass(frozen=True)

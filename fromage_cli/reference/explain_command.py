@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fromage_cli.terminal.answer import Answer, PageStyle, Table, records
+from fromage_cli.terminal.answer import Answer, PageStyle, Table, records, summary
 from fromage_cli.terminal.options import OutputOptions, diagnostic
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
-@diagnostic(tables=("explanation", "also"), estimate=False)
+@diagnostic(tables=("explanation", "also", "summary"), estimate=False)
 def command(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="A finding's code, a field as COMMAND.FIELD, or a term.")
@@ -36,7 +36,11 @@ def _one(name: str) -> Answer:
     return Answer(
         one,
         page=page,
-        tables={"explanation": lambda: records([one]), "also": lambda: records(one.also)},
+        tables={
+            "explanation": lambda: records([one]),
+            "also": lambda: records(one.also),
+            "summary": lambda: summary([("also", len(one.also), "explanations"), ("see", len(one.see), "names")]),
+        },
         header=(one.name, one.kind),
         advice=one.what_to_do or "",
     )
@@ -54,4 +58,6 @@ def _contents() -> Answer:
 
     rows = tuple((group.title, name) for group in found.groups for name in group.names)
     table = Table(("group", "name"), rows)
-    return Answer(found, page=page, tables={"explanation": lambda: table, "also": lambda: Table((), ())})
+    counts = [("groups", len(found.groups), "groups"), ("names", len(rows), "names")]
+    tables = {"explanation": lambda: table, "also": lambda: Table((), ()), "summary": lambda: summary(counts)}
+    return Answer(found, page=page, tables=tables)

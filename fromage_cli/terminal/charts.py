@@ -43,7 +43,7 @@ def drawable(value: float | None) -> TypeGuard[float]:
 
 
 def head(figure: Figure, subject: str, *lines: str) -> float:
-    """The title and the lines below it. Long lines are broken; where there are too many, the last ends in ….
+    """The title and the lines below it, which are broken where they are long; too many end in `…`.
 
     Returns the height below them, as a share of the figure's.
     """

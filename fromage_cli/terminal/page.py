@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +19,10 @@ from fromage_cli.terminal.words import ascii_words, number, visible
 Row = TypeVar("Row")
 ROWS = 5
 """Rows of a table on a default page."""
+LEAST_ROOM = 10
+"""Cells beside a number from which on its words stand there; below it they stand on lines of their own."""
+INDENT = 4
+"""Cells before such words."""
 BETWEEN = " · "
 RULER = 76
 """Cells of a ruler at most."""
@@ -73,7 +78,7 @@ class Fact:
 def facts(
     found: Sequence[Fact], style: PageStyle, names: Sequence[str] = (), beside: Sequence[Fact] = ()
 ) -> RenderableType:
-    """The answer in numbers: one to a line, the number in bold.
+    """The answer in numbers: one to a line, the number in bold; the words below it where they have no room beside it.
 
     `names`: those of all layers; one that has no room in a line of the words is shortened as in tables.
     `beside`: those of other blocks of the page, whose columns are as wide.
@@ -81,6 +86,12 @@ def facts(
     labels, values = ([_plain(getattr(fact, what), style) for fact in (*found, *beside)] for what in ("label", "value"))
     widths = [max(map(cell_len, texts), default=0) for texts in (labels, values)]
     room = style.width - 2 - sum(width + 2 for width in widths) - 1  # a comma may follow
+    if room < LEAST_ROOM:
+        lines: list[RenderableType] = []
+        for label, value, fact in zip(labels, values, found, strict=False):
+            words = _with_short_names(fact.words, names, style.width - INDENT - 1, style)
+            lines += [Text.assemble(f"  {label}  ", (value, "bold")), Padding(prose(words, style), (0, 0, 0, INDENT))]
+        return Group(*lines)
     grid = Table.grid(padding=(0, 2, 0, 0))
     for width in (2 + widths[0], widths[1]):
         grid.add_column(no_wrap=True, min_width=width)

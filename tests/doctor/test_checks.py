@@ -33,6 +33,11 @@ def test_a_directory_without_space_is_a_warning(sound: DoctorResult) -> None:
     assert line("files", replace(sound, temporary_directory=TemporaryDirectory("/tmp", 1, RAISED, 4))).status == "warn"
 
 
+def test_a_directory_that_was_passed_over_is_a_warning(sound: DoctorResult) -> None:
+    passed_over = TemporaryDirectory("/tmp", 1, 4, 4, "/none")
+    assert line("files", replace(sound, temporary_directory=passed_over)).status == "warn"
+
+
 def test_the_gravest_finding_of_a_check_is_its_status(sound: DoctorResult) -> None:
     both = (Attention("cpu", "math", "wrong", 0.5), Attention("cpu", OWN, "wrong", 0.5))
     found = line("attention", replace(sound, attention=both))

@@ -59,6 +59,12 @@ def test_where_everything_works_nothing_is_found(sound: DoctorResult) -> None:
             "warn",
             "No space",
         ),
+        (
+            {"temporary_directory": TemporaryDirectory("/tmp", 1, 4, 4, "/scratch/none")},
+            "temporary-directory-not-usable",
+            "warn",
+            "no file can be written in /scratch/none, which TMPDIR names: temporary files go to /tmp",
+        ),
         ({"failures": ("attention: RuntimeError: x",)}, "check-ended-in-error", "fail", "RuntimeError: x"),
         (
             {"versions": (Version("torch", ABSENT, "2.10", False),)},

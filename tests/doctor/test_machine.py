@@ -114,6 +114,17 @@ def test_the_space_that_is_left_is_that_of_the_temporary_directory(
     assert machine.temporary_directory() == TemporaryDirectory(str(tmp_path), 17)
 
 
+@pytest.mark.parametrize(("wanted", "passed_over"), [("gone", "gone"), ("", None), (".", None), ("../here/", None)])
+def test_a_tmpdir_that_python_passes_over_is_told(
+    wanted: str, passed_over: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("TMPDIR", wanted)
+    monkeypatch.setattr(machine.tempfile, "tempdir", None)
+    assert machine.temporary_directory().passed_over == passed_over
+
+
 def test_a_temporary_directory_that_is_gone_has_no_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine.tempfile, "gettempdir", lambda: str(tmp_path / "gone"))
     found = machine.temporary_directory().free

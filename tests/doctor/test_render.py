@@ -64,6 +64,11 @@ def test_no_line_is_wider_than_the_terminal(width: int, sound: DoctorResult) -> 
     assert max(map(len, lines)) <= width
 
 
+def test_what_was_found_is_said_at_any_width(sound: DoctorResult) -> None:
+    said = " ".join(page(sound, PageStyle(width=20)).split())
+    assert "files ok 4 of 4 tensors written and read in /tmp, 5 GB free" in said
+
+
 def test_what_was_not_looked_at_is_said(sound: DoctorResult) -> None:
     found = replace(sound, attention=LIMIT_REACHED, self_test=LIMIT_REACHED)
     assert page(found).startswith("What was looked at works. Not looked at: self-test, attention.\n")

@@ -23,6 +23,15 @@ def test_other_things_of_the_name_are_a_table(run):
     )
 
 
+def test_the_summary_counts_what_there_is(run):
+    also = len(run("explain", "cosine", "--table", "also")[1].splitlines()) - 1
+    see = len(json.loads(run("explain", "cosine", "--json")[1])["result"]["see"])
+    rows = ["name\tvalue\tunit", f"also\t{also}\texplanations", f"see\t{see}\tnames"]
+    assert run("explain", "cosine", "--table", "summary")[1].splitlines() == rows
+    names = len(run("explain")[1].splitlines()) - 1
+    assert run("explain", "--table", "summary")[1].splitlines()[2] == f"names\t{names}\tnames"
+
+
 def test_without_a_name_it_lists_all(run):
     code, page, _ = run("explain", "--format", "rich")
     assert code == 0 and len(page.splitlines()) < 24 and "Curvature" in page

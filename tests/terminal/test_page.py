@@ -40,6 +40,15 @@ def test_facts_stand_below_each_other_and_their_words_are_broken():
     ]
 
 
+def test_words_without_room_beside_their_number_stand_below_it():
+    found = [Fact("Safe step", "0.004", "every layer helps")]
+    assert printed(31, facts(found, PageStyle(width=31))) == [
+        "  Safe step  0.004  every layer",
+        "                    helps",
+    ]
+    assert printed(20, facts(found, PageStyle(width=20))) == ["  Safe step  0.004", "    every layer", "    helps"]
+
+
 @pytest.mark.parametrize(
     ("ascii_only", "short"), [(False, "…0.self_attn.k_proj.weight"), (True, "..0.self_attn.k_proj.weight")]
 )
