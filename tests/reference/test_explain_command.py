@@ -23,6 +23,11 @@ def test_other_things_of_the_name_are_a_table(run):
     )
 
 
+def test_a_word_without_end_is_refused_in_short(run):
+    code, out, err = run("explain", "a" * 3000)
+    assert (code, out) == (2, "") and len(err) < 300 and err.startswith("error: Nothing is called 'aaa")
+
+
 def test_the_summary_counts_what_there_is(run):
     also = len(run("explain", "cosine", "--table", "also")[1].splitlines()) - 1
     see = len(json.loads(run("explain", "cosine", "--json")[1])["result"]["see"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -149,6 +150,10 @@ def matching(pattern: str) -> list[Path]:
     try:
         return sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
     except ValueError:  # `a**b`
+        return []
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
         return []
 
 

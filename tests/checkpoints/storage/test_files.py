@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from fromage_cli.checkpoints import open_checkpoint
+from fromage_cli.checkpoints.storage.files import matching
 from fromage_cli.errors import InputError
 
 
@@ -83,3 +84,7 @@ def test_control_characters_are_escaped_in_messages(tmp_path):
     text = message(tmp_path / "a\x1b[31m\nb.pt").message
     assert "\x1b" not in text
     assert "\n" not in text
+
+
+def test_a_pattern_that_is_too_long_for_a_name_has_no_match():
+    assert matching("a" * 3000) == [] and matching("a" * 3000 + "*") == []
