@@ -109,6 +109,7 @@ def test_a_directory_that_is_not_there_is_said(tmp_path: Path) -> None:
 def test_the_space_that_is_left_is_that_of_the_temporary_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("TMPDIR", raising=False)
     monkeypatch.setattr(machine.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda place: SimpleNamespace(free=17))
     assert machine.temporary_directory() == TemporaryDirectory(str(tmp_path), 17)
