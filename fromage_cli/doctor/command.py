@@ -1,23 +1,15 @@
 """`fromage-diag doctor`."""
 
 import os
-from typing import Annotated
 
 import typer
 
 from fromage_cli.missing import Missing, found_of
-from fromage_cli.terminal import parsing, session
+from fromage_cli.terminal import session
 from fromage_cli.terminal.answer import Answer, Provenance, Table, records
 from fromage_cli.terminal.flags import CommandFlags
-from fromage_cli.terminal.options import OutputOptions, diagnostic
+from fromage_cli.terminal.options import OutputOptions, TimeLimitOption, diagnostic
 from fromage_cli.terminal.progress import progress
-
-TimeLimitOption = Annotated[
-    float | None,
-    typer.Option(
-        "--time-limit", metavar="TIME", parser=parsing.duration, help="Stop after 90s or 5m, and show what was found."
-    ),
-]
 
 
 @diagnostic(

@@ -1,7 +1,7 @@
 """`fromage-diag report`."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +10,7 @@ import typer
 from fromage_cli.checkpoints.storage.sharing import reads_shared
 from fromage_cli.intake.sharing import problems_shared
 from fromage_cli.terminal import session
-from fromage_cli.terminal.answer import Answer, Provenance, Table
+from fromage_cli.terminal.answer import Answer, Table, provenance_of_all
 from fromage_cli.terminal.answer import summary as table_of
 from fromage_cli.terminal.optimizer_options import TrainingOptions
 from fromage_cli.terminal.options import (
@@ -97,22 +97,7 @@ def command(
         findings=tuple(gathered.findings),
         advice=summary.remedy,
         checkpoints=answers[0].checkpoints if answers else (),
-        provenance=together([one.provenance for one in answers if one.provenance is not None]),
+        provenance=provenance_of_all(answers) if answers else None,
         alone=html_page(envelopes) if destination is not None and destination.format == "html" else None,
         error=error,
-    )
-
-
-def together(told: Sequence[Provenance]) -> Provenance | None:
-    """How several answers were computed: by the device of the first that evaluated anything, and all evaluations."""
-    if not told:
-        return None
-    first = next((one for one in told if one.gradient_evaluations or one.forward_evaluations), told[0])
-    return replace(
-        first,
-        gradient_evaluations=sum(one.gradient_evaluations for one in told),
-        forward_evaluations=sum(one.forward_evaluations for one in told),
-        hvp_evaluations=sum(one.hvp_evaluations for one in told),
-        peak_memory=max(one.peak_memory for one in told),
-        peak_device_memory=max(one.peak_device_memory for one in told),
     )

@@ -10,7 +10,7 @@ from html import escape
 
 from markupsafe import Markup
 
-from fromage_cli.report.told import known
+from fromage_cli.report.told import known, step_text
 from fromage_cli.terminal.pictures import tick
 from fromage_cli.terminal.words import middle, number, visible
 
@@ -117,7 +117,7 @@ def curves(
     parts = [f'<path class="axis" d="M60 12V{bottom:.0f}H{WIDTH - 20}"/>']
     for value in across.ticks():
         parts.append(f'<path class="grid" d="M{across(value):.1f} 12V{bottom:.0f}"/>')
-        words = f"{value:g}" if steps else tick(value)
+        words = step_text(value) if steps else tick(value)
         parts.append(text(across(value), bottom + 16.0, words, "tick", "middle"))
     for value in up.ticks():
         parts.append(f'<path class="grid" d="M60 {up(value):.1f}H{WIDTH - 20}"/>')
@@ -158,10 +158,10 @@ class Linear:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def ticks(self) -> list[float]:
-        """Round numbers along it, four to nine of them."""
-        rough = (self.high - self.low) / 5.0
+        """Round numbers along it, three to nine of them."""
+        rough = (self.high - self.low) / 8.0
         power = 10.0 ** math.floor(math.log10(rough))
-        apart = next(factor * power for factor in (1.0, 2.0, 5.0, 10.0) if factor * power >= rough * 0.75)
+        apart = next(factor * power for factor in (1.0, 2.0, 5.0, 10.0) if factor * power >= rough)
         first = math.ceil(self.low / apart)
         return [apart * place for place in range(first, math.floor(self.high / apart) + 1)]
 

@@ -26,7 +26,6 @@ MOST_FINDINGS = 200
 SEVERITY_WORDS = {"fail": "Failure", "warn": "Warning", "info": "For information"}
 VERDICT_OF: dict[Severity, Verdict] = {"fail": "stop", "warn": "look", "info": "go"}
 """By the gravest finding."""
-VERDICTS: dict[str, Verdict] = {"go": "go", "look": "look", "stop": "stop"}
 
 
 @dataclass(frozen=True)
@@ -94,13 +93,13 @@ def summary_of(gathered: Gathered) -> Summary:
     skipped = entries_at(told, "skipped")
     reasons = dict.fromkeys(text_at(one, "reason") for one in skipped)
     unseen = (*ended, *(f"Not looked: {_commands(skipped, reason)}. {reason}" for reason in reasons))
-    verdict = VERDICTS.get(text_at(told, "verdict"))
+    verdict = text_at(told, "verdict")
     worst: Severity = next((one.severity for one in findings), "info")
-    if verdict is not None and VERDICT_OF[worst] == verdict:
+    if verdict == VERDICT_OF[worst]:
         looked = at(told, "looked")
-        words = sentence(verdict, findings, len(looked) if isinstance(looked, list) else 0)
+        words = sentence(VERDICT_OF[worst], findings, len(looked) if isinstance(looked, list) else 0)
         remedy = gravest_remedy(findings) if verdict != "go" else "" if ended else "Train on."
-        return Summary(words, verdict, remedy, unseen)
+        return Summary(words, VERDICT_OF[worst], remedy, unseen)
     kinds = {severity: sum(one.severity == severity for one in findings) for severity in SEVERITIES}
     counts = f"{counted(kinds['fail'], 'failure')} and {counted(kinds['warn'], 'warning')}"
     words = f"{counted(len(gathered.answers), 'answer')} with {counts}."

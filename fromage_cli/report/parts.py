@@ -12,6 +12,8 @@ MOST_ROWS = 1000
 """Rows of a table on a page."""
 
 Cell = str | float | None
+LAYER = ("layer", "Its name in the network.")
+"""The first column of tables of layers."""
 
 
 @dataclass(frozen=True)

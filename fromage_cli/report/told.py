@@ -55,6 +55,11 @@ def as_number(value: Any) -> float | None:
         return None
 
 
+def step_text(step: float | None) -> str:
+    """A step with all its digits; a dash where it is not known."""
+    return "—" if step is None else f"{step:.15g}"
+
+
 def known(values: Sequence[float | None]) -> list[float]:
     """Those that are numbers."""
     return [value for value in values if value is not None]

@@ -1,6 +1,6 @@
 """What a command returns: plain numbers, and how a person and a script see them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
@@ -146,6 +146,21 @@ class Answer:
         rows = self.tables["summary"]().rows if "summary" in self.tables else ()
         named = ((str(name), value, str(unit)) for name, value, unit in rows)
         return tuple(row for row in named if row[1] is not None and not isinstance(row[1], Missing))
+
+
+def provenance_of_all(answers: Iterable[Answer]) -> Provenance:
+    """How several answers were computed: where the last was that needed a network, and all evaluations."""
+    told = [one.provenance for one in answers if one.provenance is not None]
+    where = next((one for one in reversed(told) if one.forward_evaluations or one.gradient_evaluations), None)
+    return Provenance(
+        device=where.device if where is not None else "cpu",
+        dtype=where.dtype if where is not None else "float64",
+        gradient_evaluations=sum(one.gradient_evaluations for one in told),
+        forward_evaluations=sum(one.forward_evaluations for one in told),
+        hvp_evaluations=sum(one.hvp_evaluations for one in told),
+        peak_memory=max((one.peak_memory for one in told), default=0),
+        peak_device_memory=max((one.peak_device_memory for one in told), default=0),
+    )
 
 
 Answers = Answer | Sequence[Answer | FromageError]

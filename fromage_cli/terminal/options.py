@@ -45,6 +45,19 @@ def _option(panel: str, *names: str, help: str, **settings: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel, **settings)
 
 
+TimeLimitOption = Annotated[
+    float | None,
+    _option(
+        "Run",
+        "--time-limit",
+        metavar="TIME",
+        parser=parsing.duration,
+        help="Stop after 90s, 5m or 1h, and show what was measured.",
+    ),
+]
+"""How long a command may take."""
+
+
 @dataclass(frozen=True)
 class CheckpointOptions:
     """What to take from a checkpoint that holds several things."""
@@ -238,16 +251,7 @@ class RunOptions:
     autocast: Annotated[
         bool, _option("Run", "--autocast", help="Run forward and backward passes in bfloat16. Weights keep --dtype.")
     ] = False
-    time_limit: Annotated[
-        float | None,
-        _option(
-            "Run",
-            "--time-limit",
-            metavar="TIME",
-            parser=parsing.duration,
-            help="Stop after 90s, 5m or 1h, and show what was measured.",
-        ),
-    ] = None
+    time_limit: TimeLimitOption = None
     max_memory: Annotated[
         int | None,
         _option(

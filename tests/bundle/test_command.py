@@ -11,26 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fromage_cli import bundle
-from fromage_cli.cli import main
 
 Call = Callable[..., tuple[int, str, str]]
 KEPT = Path(__file__).parent / "kept-version-1"
 SAMPLES = Path(__file__).parents[2] / "sample_checkpoints"
 NETWORK = "import torch\n\ndef build():\n    torch.manual_seed(3)\n    return torch.nn.Linear(4, 3)\n"
-
-
-@pytest.fixture
-def call(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
-    """Runs the program in a directory of its own: exit code, output, errors."""
-    monkeypatch.chdir(tmp_path)
-
-    def called(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit:
-            main(list(arguments))
-        captured = capsys.readouterr()
-        return int(exit.value.code or 0), captured.out, captured.err
-
-    return called
 
 
 def test_info_says_what_a_bundle_holds(call: Call) -> None:

@@ -2,11 +2,10 @@
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from fromage_cli.cli import build_program, main
+from fromage_cli.cli import build_program
 from fromage_cli.doctor.result import (
     OWN,
     Attention,
@@ -34,20 +33,6 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith(NAMES):
             monkeypatch.delenv(name)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-
-@pytest.fixture
-def call(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
-    """Runs the program in a directory of its own: exit code, output, errors."""
-    monkeypatch.chdir(tmp_path)
-
-    def called(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit:
-            main(list(arguments))
-        captured = capsys.readouterr()
-        return int(exit.value.code or 0), captured.out, captured.err
-
-    return called
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from fromage_cli.diagnostics.check.attention_findings import LARGE
 from fromage_cli.report.gathered import Gathered
 from fromage_cli.report.parts import Section, sheet
 from fromage_cli.report.sections import sections
@@ -148,6 +149,9 @@ def test_norms_stand_against_their_equilibrium(make: Make) -> None:
     untold = {"layers": [{"name": "w", "missing": {"equilibrium_norm": {"code": "x", "reason": "the rate is 0"}}}]}
     asked = section([make("norms", norms), make("intrinsic-lr", untold)], "Norms and equilibrium")
     assert asked.sentences == ("No layer has an equilibrium norm: the rate is 0.",)
+    untold["layers"].append({"name": "v", "missing": {"equilibrium_norm": {"code": "y", "reason": "it is frozen"}}})
+    several = section([make("norms", norms), make("intrinsic-lr", untold)], "Norms and equilibrium")
+    assert several.sentences == ("No layer has an equilibrium norm.",), "no reason holds for all"
 
 
 def test_norms_go_on_along_the_schedule(make: Make) -> None:
@@ -156,6 +160,9 @@ def test_norms_go_on_along_the_schedule(make: Make) -> None:
     (drawn,) = found.figures
     assert drawn.caption == "After step 10 it is a forecast, along the schedule."
     assert 'points="60,300 380,156 380,156 700,12"' in drawn.picture
+    later = {"steps": [0, 1_234_567], "layers": [layer]}
+    (drawn,) = section([make("intrinsic-lr", later)], "Norms and equilibrium").figures
+    assert drawn.caption.startswith("After step 1234567 "), "a step has all its digits"
 
 
 def test_other_answers_have_their_tables(make: Make) -> None:
@@ -173,6 +180,7 @@ def test_other_answers_have_their_tables(make: Make) -> None:
                                      {"name": "v", "relative_distance": 0.3}]}),
     ]  # fmt: skip
     assert section(answers, "Attention").sentences == ("The largest attention logit is 40.",)
+    assert section(answers, "Attention").sheets[0].columns[1].meaning.endswith(f"check mentions it above {LARGE:g}.")
     assert section(answers, "Attention").sheets[0].rows == (("a, head 2", 40.0, 0.5, 0.0),)
     assert section(answers, "Next update").sheets[0].rows == (("w", 0.02),)
     assert section(answers, "Regularisation").sheets[0].rows == (("dropout (all)", 0.1, "Lower it."),)

@@ -13,7 +13,7 @@ from fromage_cli.diagnostics.check.forward_pass import FORWARD_PASS, answer_forw
 from fromage_cli.errors import FromageError, InputError, NotFiniteError, ResourceError
 from fromage_cli.intake import checkpoint_record, declared_by, likely_problem, names_network, open_problem, short_place
 from fromage_cli.intake.sharing import problems_shared
-from fromage_cli.terminal.answer import Answer, estimate_answer
+from fromage_cli.terminal.answer import Answer, estimate_answer, provenance_of_all
 from fromage_cli.terminal.configuration import RULES_KEY
 from fromage_cli.terminal.optimizer_options import TrainingOptions
 from fromage_cli.terminal.options import (
@@ -102,7 +102,7 @@ def command(
         header=(short_place(record),),
         advice="" if examination.error is not None else advise(result.verdict, findings),
         checkpoints=tuple(map(checkpoint_record, series.checkpoints)),
-        provenance=examination.provenance,
+        provenance=provenance_of_all(examination.answers.values()),
         notes=(*series.notes, *([f"Your rules silenced {counted(silenced, 'finding')}."] if silenced else [])),
         settings={"rules": [asdict(rule) for rule in rules]} if rules else {},
         error=budget.reached() if isinstance(examination.error, ResourceError) else examination.error,

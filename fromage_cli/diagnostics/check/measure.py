@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fromage_cli.diagnostics.check.result import Number, Skipped
 from fromage_cli.errors import FromageError, NotFiniteError, ResourceError
 from fromage_cli.findings import Finding
-from fromage_cli.terminal.answer import Answer, Answers, Estimate, EstimateResult, Provenance
+from fromage_cli.terminal.answer import Answer, Answers, Estimate, EstimateResult
 from fromage_cli.terminal.words import in_seconds
 
 OUT_OF_TIME = "The time limit was reached before."
@@ -101,19 +101,6 @@ class Examination:
             gradients=sum(one.gradients for one in told),
             bytes=max((one.bytes for one in told if one.bytes is not None), default=None),
             seconds=sum(one.seconds or 0.0 for one in told),
-        )
-
-    @property
-    def provenance(self) -> Provenance:
-        """Where the commands computed, by the last that needed a network, and all evaluations."""
-        told = [one.provenance for one in self.answers.values() if one.provenance is not None]
-        where = next((one for one in reversed(told) if one.forward_evaluations or one.gradient_evaluations), None)
-        return Provenance(
-            device=where.device if where is not None else "cpu",
-            dtype=where.dtype if where is not None else "float64",
-            gradient_evaluations=sum(one.gradient_evaluations for one in told),
-            forward_evaluations=sum(one.forward_evaluations for one in told),
-            hvp_evaluations=sum(one.hvp_evaluations for one in told),
         )
 
     @property

@@ -1,7 +1,6 @@
 """Commands in turn: what each answers, and what ends the round."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from fromage_cli.diagnostics.check.comparisons import Answered
 from fromage_cli.diagnostics.check.findings import judge
@@ -9,7 +8,7 @@ from fromage_cli.diagnostics.check.measure import OUT_OF_TIME, Examination
 from fromage_cli.diagnostics.check.result import Number, Skipped
 from fromage_cli.errors import InputError, MismatchError, NotFiniteError, NumericalError, ResourceError
 from fromage_cli.findings import Finding
-from fromage_cli.terminal.answer import Answer, Answers, Estimate, EstimateResult, Provenance, summary
+from fromage_cli.terminal.answer import Answer, Answers, Estimate, EstimateResult, summary
 
 WARN, INFO, FAIL = (Finding(code, code, "it is so") for code in ("warn", "info", "fail"))  # type: ignore[arg-type]
 
@@ -102,10 +101,3 @@ def test_the_numbers_of_all_summaries() -> None:
     )
     nothing_finite = Answer(1, lambda style: "", {"summary": lambda: summary([("loss", float("nan"), "")])})
     assert list(asked({"a": one, "b": nothing_finite, "c": answer()}).numbers) == [Number("a", "ratio", 2.0, "×")]
-
-
-def test_evaluations_add_up_and_the_network_tells_where() -> None:
-    files, network = Provenance("cpu", "float64"), Provenance("cuda:0", "float32", 2.0, 3.0, 4.0)
-    told = {name: replace(answer(), provenance=one) for name, one in (("a", network), ("b", network), ("c", files))}
-    assert asked({**told, "d": answer()}).provenance == Provenance("cuda:0", "float32", 4.0, 6.0, 8.0)
-    assert asked({"c": told["c"]}).provenance == files
