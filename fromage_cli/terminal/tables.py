@@ -218,14 +218,14 @@ _COLOURS = {"info": "dim", "warn": "yellow", "fail": "bold red"}
 
 
 def finding_list(findings: Sequence[Finding], style: PageStyle) -> RenderableType:
-    """Each finding beside its severity, layers of which the same is said in one line; remedies under `-v`.
+    """Each finding beside its severity, layers of which the same is said in one line; remedies and codes under `-v`.
 
     Of several of one kind the first stands there without `--all`, with how many there are.
     """
     grid = RichTable.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    for (_, severity), group in groupby(findings, key=lambda finding: (finding.code, finding.severity)):
+    for (code, severity), group in groupby(findings, key=lambda finding: (finding.code, finding.severity)):
         alike: dict[str, list[Finding]] = {}
         for finding in group:
             alike.setdefault(finding.message, []).append(finding)
@@ -238,6 +238,8 @@ def finding_list(findings: Sequence[Finding], style: PageStyle) -> RenderableTyp
             grid.add_row(Text(severity, _COLOURS[severity]), prose(f"{layers}{message}{more}", style))
         if shown[-1][1][-1].hint and style.verbose:
             grid.add_row("", prose(shown[-1][1][-1].hint, style))
+        if style.verbose:
+            grid.add_row("", prose(f"More: fromage-diag explain {code}", style, "dim"))
     return grid
 
 

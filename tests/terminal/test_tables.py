@@ -121,3 +121,12 @@ def test_layers_of_which_the_same_is_said_share_a_line():
         console.print(finding_list(found, PageStyle(show_all=everything)))
         shown = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
         assert len(shown) == lines and shown[0].strip() == f"info  {first}"
+
+
+def test_the_code_of_a_finding_is_told_where_more_is_wanted():
+    found = [Finding("too-odd", "warn", "is odd", layer=name, hint="Look at it.") for name in ("a", "b")]
+    for verbose in (False, True):
+        console = Console(width=80, file=io.StringIO())
+        console.print(finding_list(found, PageStyle(verbose=verbose)))
+        told = console.file.getvalue()
+        assert told.count("More: fromage-diag explain too-odd") == int(verbose) == told.count("Look at it.")
