@@ -114,6 +114,11 @@ def layer_out_of_line(name: str, whose: str, factor: float, limit: float, *, ala
     )
 
 
+def weights_out_of_line(name: str, factor: float, limit: float) -> Finding:
+    """A layer whose weights are unlike those of its siblings: a warning where they are larger."""
+    return layer_out_of_line(name, "weights are", factor, limit, alarming=factor > 1.0)
+
+
 def gradient_is_zero(names: Sequence[str]) -> Finding:
     """The gradient of these tensors is exactly zero, not noise and not rounding."""
     return about_names(

@@ -34,7 +34,8 @@ OUT_OF_MEMORY, FAILED = 1 << 62, 1 << 61
 """What a rank says in place of its next sum."""
 ENDED_BY_SIGNALS = (130, 143)
 LAUNCHED = "FROMAGE_LAUNCHED"
-"""Set in ranks that `--nproc` started: their launcher says what became of them."""
+"""Set in ranks that `--nproc` started: their launcher says what became of them. It names a file that the first rank
+makes once it says itself why it ends."""
 
 
 class RankLost(FromageError):

@@ -126,9 +126,11 @@ def stoppable(tell: Callable[[str], None], give_up: Callable[[BaseException], No
     caught = [one for one in (signal.SIGINT, signal.SIGTERM, HANGUP) if signal.getsignal(one) != signal.SIG_IGN]
     previous = {number: signal.signal(number, run.arrive) for number in (*caught, signal.SIGALRM)}
     _RUNS.append(run)
+    held_back = signal.pthread_sigmask(signal.SIG_UNBLOCK, caught)  # what started this process may have
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held_back)
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         _RUNS.remove(run)
         run.undo.close()

@@ -10,24 +10,31 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
+import torch._dynamo  # DTensor imports it at its first use: here once, and not in each rank
 
 from fromage_cli import ranks
+from tests import shared_memory_group
 
 LIMIT = 120.0
 """Seconds after which ranks that still run are killed."""
 
 
-def run_ranks(count: int, function: Callable[..., Any], *args: Any, limit: float = LIMIT) -> list[Any]:
+def run_ranks(
+    count: int, function: Callable[..., Any], *args: Any, limit: float = LIMIT, through_memory: bool = False
+) -> list[Any]:
     """What `function(*args)` gives in each of so many ranks, in their order; it has to be of plain objects.
+
+    `through_memory`: what they send to each other goes through shared memory, and not through gloo.
 
     Raises AssertionError with the traceback of the first rank that failed or ended, and where the limit of seconds is
     reached. No rank outlives the call.
     """
     forked = multiprocessing.get_context("fork")
     port, until = free_port(), time.monotonic() + limit
+    memory = shared_memory_group.Memory(count) if through_memory else None
     ends = [forked.Pipe(duplex=False) for _ in range(count)]
     processes = [
-        forked.Process(target=_run, args=(index, count, port, sender, function, args), daemon=True)
+        forked.Process(target=_run, args=(index, count, port, sender, memory, function, args), daemon=True)
         for index, (_, sender) in enumerate(ends)
     ]
     found: dict[int, Any] = {}
@@ -68,8 +75,18 @@ def _received(index: int, receiver: Connection) -> Any:
     return answer
 
 
-def _run(index: int, count: int, port: int, sender: Connection, function: Callable[..., Any], args: Any) -> None:
+def _run(
+    index: int,
+    count: int,
+    port: int,
+    sender: Connection,
+    memory: shared_memory_group.Memory | None,
+    function: Callable[..., Any],
+    args: Any,
+) -> None:
     torch.set_num_threads(1)
+    if memory is not None:
+        shared_memory_group.use(memory, index)
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123  # torch tells every rank's loss of every other
         os.dup2(nowhere.fileno(), 2)
     try:

@@ -245,3 +245,29 @@ def build():
 def rows():
     return {{"x": torch.randn(10, 4), "y": torch.randint(3, (10,))}}
 """
+
+
+def test_more_processes_than_fit_in_memory_are_refused_at_once() -> None:
+    done = run("breakdown", *PROBLEM, "--nproc", "100000")
+    assert done.returncode == 7 and done.stdout == ""
+    assert done.stderr.startswith("error: 100000 processes take ") and "--nproc" in done.stderr
+
+
+@pytest.mark.parametrize("measuring", [False, True])
+def test_an_interrupt_ends_ranks_with_one_message_and_one_document(measuring: bool) -> None:
+    """While they begin, and while they measure."""
+    words = ["breakdown", *PROBLEM, "--nproc", "2", "--eta", "1e-4:1:4000", "--json"]
+    process = subprocess.Popen(
+        [*PROGRAM, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ALONE, process_group=0
+    )
+    children = ["pgrep", "-P", str(process.pid), "-f", "spawn_main"]
+    until = time.monotonic() + 60
+    while not subprocess.run(children, capture_output=True, check=False).stdout:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    time.sleep(6.0 if measuring else 0.0)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err, err
+    assert err.count("error: ") == 1
+    assert json.loads(out)["error"]["code"] == "interrupted"

@@ -206,6 +206,9 @@ def report(error: BaseException, args: Sequence[str]) -> int:
     lost = isinstance(failure, Terminated) or (isinstance(failure, RankLost) and not failure.left_word)
     if lost and LAUNCHED in os.environ and "RANK" in os.environ:  # the launcher itself has no rank
         return failure.exit_code
+    if LAUNCHED in os.environ and "RANK" in os.environ and ranks.current().leads:
+        with contextlib.suppress(OSError):
+            Path(os.environ[LAUNCHED]).touch()
     text = "\n".join(message_lines(failure, wanted.verbose))
     if wanted.debug:
         text = "".join(traceback.format_exception(error)).rstrip() + f"\n{text}"

@@ -8,6 +8,7 @@ Biometrika 69 (1982).
 import math
 import re
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 
 LEAST = 4
@@ -18,6 +19,17 @@ WEIGHT_FACTOR = 3.4
 """RMS of weights beside siblings from which on it is said; no verdict, since docs/run-study.md has it in two runs."""
 GAUSSIAN = 1.4826
 """The standard deviation of a normal distribution over its median absolute deviation."""
+
+
+@dataclass(frozen=True)
+class OutOfLine:
+    """A layer that differs from its siblings: layers of the same kind and shape, in the same place of other blocks."""
+
+    name: str
+    quantity: str
+    """`weights`: their RMS; `step`: relative_step; `gradient`: its norm."""
+    factor: float
+    """The quantity over the siblings' median, the trend along depth taken out."""
 
 
 def sibling_groups(kinds: Mapping[str, Hashable]) -> list[list[str]]:
@@ -61,3 +73,16 @@ def out_of_line(values: Sequence[float], factor: float) -> dict[int, float]:
     scatter = GAUSSIAN * median(abs(value) for value in beside)
     limit = max(math.log(factor), DEVIATIONS * scatter)
     return {place: math.exp(value) for place, value in enumerate(beside) if abs(value) > limit}
+
+
+def odd_weights(kinds: Mapping[str, Hashable], sizes: Mapping[str, float]) -> tuple[OutOfLine, ...]:
+    """Return the tensors whose weights are larger or smaller than those of their siblings.
+
+    `kinds`: of the tensors that are compared, by name, in the order of depth; `sizes`: their root mean squares. A
+    tensor of zeros has no size, and is left out.
+    """
+    sized = {name: kind for name, kind in kinds.items() if sizes[name] > 0.0}
+    compared = ((group, out_of_line([sizes[name] for name in group], WEIGHT_FACTOR)) for group in sibling_groups(sized))
+    return tuple(
+        OutOfLine(group[place], "weights", factor) for group, found in compared for place, factor in found.items()
+    )

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from fromage_cli.diagnostics.breakdown.result import LayerBreakdown, OutOfLine
+from fromage_cli.diagnostics.breakdown.result import LayerBreakdown
 from fromage_cli.missing import LIMIT_REACHED, Missing, Why, known
 from fromage_cli.probes.lines.direction import Direction, Move
 from fromage_cli.probes.lines.ray import Ray
@@ -18,7 +18,7 @@ from fromage_cli.theory.relative_trust import (
     predicted_breakdown,
     spectral_step,
 )
-from fromage_cli.theory.siblings import WEIGHT_FACTOR, out_of_line, sibling_groups
+from fromage_cli.theory.siblings import WEIGHT_FACTOR, OutOfLine, out_of_line, sibling_groups
 from fromage_cli.theory.singular_values import stable_rank
 
 BISECTIONS = 30

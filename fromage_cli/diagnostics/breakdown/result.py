@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from fromage_cli.missing import NO_OTHER_DRAWS, Missing
 from fromage_cli.theory.random_draws import OtherDraws
+from fromage_cli.theory.siblings import OutOfLine
 
 
 @dataclass(frozen=True)
@@ -75,17 +76,6 @@ class LayerBreakdown:
     """Median of breakdown / predicted where the breakdown is above ten noise floors and below 1."""
     trust_eta_upper: float | None = None
     """The other end where trust_eta is known no closer: the first point, or the first one that is not finite."""
-
-
-@dataclass(frozen=True)
-class OutOfLine:
-    """A layer that differs from its siblings: layers of the same kind and shape, in the same place of other blocks."""
-
-    name: str
-    quantity: str
-    """`weights`: their RMS; `step`: relative_step; `gradient`: its norm."""
-    factor: float
-    """The quantity over the siblings' median, the trend along depth taken out."""
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 IN_NETWORK = ("breakdown", "suggest-lr", "sharpness")
 """Commands that need the network and a batch, the cheapest first."""
+EXPLAIN_BUNDLE = "fromage-diag explain bundle"
+"""What tells how to save the network with its weights."""
 
 
 @diagnostic(tables=("findings", "numbers", "changes", "rules", "summary"), estimate=True, defaults={"fail_on": "fail"})
@@ -133,7 +135,8 @@ def examine(
     except FromageError as error:
         examination.look((*distance, "norms"), lambda command: inputs.ask(command, **FILES_ALONE), price)
         if not named and not isinstance(error, NotFiniteError | ResourceError):
-            error = InputError(f"No network is given. Add{likely_problem(last, declared_by(last, model.trust))}.")
+            likely = likely_problem(last, declared_by(last, model.trust))
+            error = InputError(f"No network is given. Add{likely}, or save a bundle in training ({EXPLAIN_BUNDLE}).")
         examination.miss((FORWARD_PASS, *IN_NETWORK), error, named)
         return
     at_hand = named or names_network(last, model, batch)

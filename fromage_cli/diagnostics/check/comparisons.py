@@ -10,10 +10,10 @@ from typing import Any
 from fromage_cli.checkpoints.layers import GATES, LINEAR, MAPS, is_lookup_table
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.check.result import Beside, OutOfLine
-from fromage_cli.findings import Finding, about_names, layer_out_of_line
+from fromage_cli.findings import Finding, about_names, weights_out_of_line
 from fromage_cli.missing import known
 from fromage_cli.terminal.words import number
-from fromage_cli.theory.siblings import LEAST, WEIGHT_FACTOR, out_of_line, sibling_groups
+from fromage_cli.theory.siblings import LEAST, WEIGHT_FACTOR, odd_weights, sibling_groups
 
 LARGE = 4.0
 """Size of a matrix beside the median of its network from which on it is said: at most 2.4 in healthy runs."""
@@ -95,10 +95,9 @@ def find_out_of_line(answered: Answered) -> tuple[OutOfLine, ...]:
     last = {one.name: one for one in tensors if len(one.shape) > 1 and (known(one.rms) or 0.0) > 0.0}
     kinds = {} if answered.norms is None else {one.name: one.kind for one in answered.norms.layers}
     tables = {name for name in {*last, *kinds} if is_lookup_table(name, kinds.get(name))}
-    groups = sibling_groups({name: tuple(one.shape) for name, one in last.items() if name not in tables})
-    found = ((names, out_of_line([last[name].rms for name in names], WEIGHT_FACTOR)) for names in groups)
-    odd = {names[place]: factor for names, places in found for place, factor in places.items()}
-    grouped = {name for names in groups for name in names}
+    shapes = {name: tuple(one.shape) for name, one in last.items() if name not in tables}
+    odd = odd_weights(shapes, {name: one.rms for name, one in last.items()})
+    grouped = {name for names in sibling_groups(shapes) for name in names}
     first = {one.name: (one.first_norm / math.sqrt(one.parameters), one.shape) for one in answered.layers}
     scaled = {
         name: rms * math.sqrt(shape[0] / GATES[kind] if kind in GATES else math.prod(shape[1:]))
@@ -109,7 +108,7 @@ def find_out_of_line(answered: Answered) -> tuple[OutOfLine, ...]:
     large = {name: size / usual for name, size in scaled.items() if size > LARGE * usual and name not in grouped}
     beside: Beside = "network" if len(scaled) >= LEAST else "usual size"
     return (
-        *(OutOfLine(name, factor, "siblings") for name, factor in odd.items()),
+        *(OutOfLine(one.name, one.factor, "siblings") for one in odd),
         *(OutOfLine(name, factor, beside) for name, factor in large.items()),
     )
 
@@ -129,7 +128,7 @@ def judge_size(one: OutOfLine, known_kinds: bool) -> Finding:
     Other kinds than linear and convolutional layers have sizes of their own.
     """
     if one.among == "siblings":
-        return layer_out_of_line(one.name, "weights are", one.factor, WEIGHT_FACTOR, alarming=one.factor > 1.0)
+        return weights_out_of_line(one.name, one.factor, WEIGHT_FACTOR)
     return Finding(
         code="layer-large",
         severity="warn" if known_kinds else "info",

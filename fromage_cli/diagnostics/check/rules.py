@@ -57,7 +57,7 @@ QUANTITIES = {
 _TABLE = """
 check fail loss-not-finite
 check warn decay-too-strong grows-without-decay layer-forgotten
-check info,warn layer-out-of-line layer-large
+check info,warn layer-large
 forward-pass warn,fail loss-rises
 forward-pass warn batch-statistics-stale units-dead
 forward-pass info,warn attention-entropy-collapsed loss-differs-from-held-out no-better-than-guessing
@@ -74,6 +74,7 @@ state info decay-forgets-fast decay-hardly-acts eps-decides rows-without-gradien
 state info,warn rates-disagree replicas-differ weights-not-continued
 norms fail norm-not-finite
 norms warn norm-overflows norm-far-from-first
+norms info,warn layer-out-of-line
 norms info bias-dead norm-follows-law rows-dead never-updated layers-unchanged norm-jumps
 norms info invariant-layer-grows
 distance fail distance-not-finite

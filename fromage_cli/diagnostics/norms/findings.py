@@ -7,10 +7,11 @@ from fromage_cli.checkpoints.layers import is_lookup_table
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.norms.growing import SCALE_DEPENDENT, doubling
 from fromage_cli.diagnostics.norms.result import LayerNorms, NormsResult
-from fromage_cli.findings import Finding, layers_unchanged, never_updated
+from fromage_cli.findings import Finding, layers_unchanged, never_updated, weights_out_of_line
 from fromage_cli.missing import Missing, known
 from fromage_cli.terminal.words import OPTIMIZER_TITLES, number
 from fromage_cli.theory.growth import is_drift
+from fromage_cli.theory.siblings import WEIGHT_FACTOR, OutOfLine, odd_weights
 
 REMEDY = "To stop the growth, decay the weights, bound their norm, or divide each update by √(1+η²) (as Fromage does)."
 DECAYED = (
@@ -51,7 +52,27 @@ def judge(result: NormsResult) -> tuple[Finding, ...]:
     same = [layer.name for layer in result.layers if layer.unchanged]
     frozen = [never_updated(never)] if never else []
     frozen += [layers_unchanged(same, len(result.layers), len(result.steps))] if same else []
-    return (*_not_finite(result), *_changes(result), *_growth(result), *_parts_without_effect(result), *frozen)
+    return (
+        *_not_finite(result),
+        *_changes(result),
+        *(weights_out_of_line(one.name, one.factor, WEIGHT_FACTOR) for one in _out_of_line(result)),
+        *_growth(result),
+        *_parts_without_effect(result),
+        *frozen,
+    )
+
+
+def _out_of_line(result: NormsResult) -> tuple[OutOfLine, ...]:
+    """The matrices of the last checkpoint that differ from their siblings."""
+    matrices = [
+        one
+        for one in result.layers
+        if len(one.shape) > 1 and math.isfinite(one.norms[-1]) and not is_lookup_table(one.name, one.kind)
+    ]
+    return odd_weights(
+        {one.name: (one.kind, one.shape) for one in matrices},
+        {one.name: one.norms[-1] / math.sqrt(one.parameters) for one in matrices},
+    )
 
 
 def span(result: NormsResult) -> tuple[int, int]:

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 from fromage_cli.counting import counted
 from fromage_cli.diagnostics.sharpness.result import SharpnessResult
-from fromage_cli.findings import Finding, Severity
+from fromage_cli.findings import Finding, Severity, weights_out_of_line
 from fromage_cli.missing import Missing, known
 from fromage_cli.optimizers.rule import SGD
 from fromage_cli.terminal.words import OPTIMIZER_TITLES, number
+from fromage_cli.theory.siblings import WEIGHT_FACTOR
 
 WARM_UP = "Warm up the rate: that makes Adam's first steps small."
 """Before Adam's first step, where no lower rate was found to be better."""
@@ -20,8 +21,9 @@ Words = tuple[str, Severity, str, str]
 
 
 def judge(result: SharpnessResult) -> tuple[Finding, ...]:
-    """The findings of a sharpness result, the gravest kinds first."""
-    return (*_stability(result), *_what_it_rests_on(result))
+    """The findings of a sharpness result: layers that may be the cause first, then the gravest kinds."""
+    odd = (weights_out_of_line(one.name, one.factor, WEIGHT_FACTOR) for one in result.out_of_line)
+    return (*odd, *_stability(result), *_what_it_rests_on(result))
 
 
 def _stability(result: SharpnessResult) -> Iterator[Finding]:

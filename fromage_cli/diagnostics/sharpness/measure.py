@@ -1,10 +1,12 @@
 """From a Problem and an optimizer to a SharpnessResult."""
 
+import math
 from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
 from fromage_cli.checkpoints import OptimizerState
+from fromage_cli.checkpoints.layers import is_lookup_table
 from fromage_cli.diagnostics.sharpness.cost import Request
 from fromage_cli.diagnostics.sharpness.partial_measurement import CurvatureMeasurement
 from fromage_cli.diagnostics.sharpness.result import HessianEigenvalue, SharpnessResult
@@ -30,7 +32,9 @@ from fromage_cli.probes.optimizer_step.matched_state import match_state
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, hessian
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
+from fromage_cli.theory.accumulation import norm
 from fromage_cli.theory.random_draws import OtherDraws
+from fromage_cli.theory.siblings import odd_weights
 
 
 def measure(
@@ -76,6 +80,7 @@ def measure(
     rate, unknown = optimizer.learning_rate, OPTIMIZER_UNKNOWN if optimizer.name is None else None
     model = update.quadratic
     outcome = None if isinstance(model, Missing) else known(model.outcome)
+    matrices = [one for one in problem.layers if one.parameter.dim() > 1 and not is_lookup_table(one.name, one.kind)]
     result = SharpnessResult(
         loss=loss,
         eigenvalues=tuple(HessianEigenvalue(pair.value, pair.residual) for pair in found),
@@ -104,5 +109,9 @@ def measure(
         quadratic=model,
         layers=layers,
         draws=draws,
+        out_of_line=odd_weights(
+            {one.name: (one.kind, tuple(one.parameter.shape)) for one in matrices},
+            {one.name: norm(one.parameter.detach()) / math.sqrt(one.parameter.numel()) for one in matrices},
+        ),
     )
     return result if measuring.error is None else Interrupted(result, measuring.error)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from fromage_cli.missing import NO_OTHER_DRAWS, Missing, known
 from fromage_cli.theory.random_draws import OtherDraws
+from fromage_cli.theory.siblings import OutOfLine
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,8 @@ class SharpnessResult:
     """In model order; empty unless asked for."""
     draws: OtherDraws | Missing = NO_OTHER_DRAWS
     """v^T H_s v under other draws s, v the eigenvector of the largest eigenvalue: no more than that of each draw."""
+    out_of_line: tuple[OutOfLine, ...] = ()
+    """The layers whose weights differ from those of their siblings: one of them may be what makes the network sharp."""
 
     @property
     def before_adam(self) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from fromage_cli import ranks
 from fromage_cli.checkpoints.names.naming import listed
 from fromage_cli.checkpoints.storage.peculiarities import remedy
 from fromage_cli.counting import counted, first_names
@@ -197,7 +198,7 @@ def _copy(expected: Mapping[str, Tensor], checkpoint: "Checkpoint", match: Match
     """
     targets = {stored: name for name, stored in match.stored.items()}
     filled: dict[int, str] = {}
-    nonfinite: list[str] = []
+    nonfinite: dict[str, int] = {}
     for stored in checkpoint.entries:
         if stored not in targets:
             continue
@@ -218,8 +219,18 @@ def _copy(expected: Mapping[str, Tensor], checkpoint: "Checkpoint", match: Match
         )  # no mask
         # what is not finite would show in the sum, which needs no memory
         if weight and (value.is_floating_point() or value.is_complex()) and not bool(value.sum().isfinite()):
-            count = int((~value.isfinite()).sum())  # none where only the sum was too large
-            nonfinite += [f"{stored}: {count} of {value.numel()}"] if count else []
+            nonfinite[stored] = int((~value.isfinite()).sum())  # none where only the sum was too large
+    found = {stored: expected[name] for stored, name in sorted(targets.items())}
+    _require_finite(checkpoint, found, nonfinite)
+
+
+def _require_finite(checkpoint: "Checkpoint", found: Mapping[str, Tensor], own: Mapping[str, int]) -> None:
+    """Raise NotFiniteError where entries are NaN or infinite; `own`: how many this rank has read, by stored name."""
+    spread = {stored: own.get(stored, 0) for stored, tensor in found.items() if is_sharded(tensor) and tensor.dim()}
+    counts: dict[str, float] = dict(own)
+    if spread:  # each rank has read rows of its own
+        counts |= zip(spread, ranks.current().sums(list(spread.values())), strict=True)
+    nonfinite = [f"{name}: {int(count)} of {found[name].numel()}" for name, count in counts.items() if count]
     if nonfinite:
         raise NotFiniteError(
             f"{checkpoint.place} holds NaN or infinity in {counted(len(nonfinite), 'tensor')}: "

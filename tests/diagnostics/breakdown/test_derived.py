@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 from fromage_cli.diagnostics.breakdown import derived
-from fromage_cli.diagnostics.breakdown.result import LayerBreakdown, OutOfLine
+from fromage_cli.diagnostics.breakdown.result import LayerBreakdown
 from fromage_cli.missing import Missing
 from fromage_cli.probes.lines.direction import Direction, Move
 from fromage_cli.probes.lines.ray import Ray
 from fromage_cli.problem.networks.layers import TrainableTensor
 from fromage_cli.theory.curves import Point
 from fromage_cli.theory.first_order import check_slope
+from fromage_cli.theory.siblings import OutOfLine
 
 ETAS = [0.01, 0.02, 0.04, 0.08]
 

@@ -7,8 +7,9 @@ import pytest
 
 from fromage_cli.diagnostics.breakdown.derived import NOWHERE, OTHER_GRADIENT, TOO_SMALL
 from fromage_cli.diagnostics.breakdown.render import advise, located, render, sentences
-from fromage_cli.diagnostics.breakdown.result import BreakdownResult, LayerBreakdown, OutOfLine, SkippedTensor
+from fromage_cli.diagnostics.breakdown.result import BreakdownResult, LayerBreakdown, SkippedTensor
 from fromage_cli.diagnostics.breakdown.tables import curve, headline
+from fromage_cli.theory.siblings import OutOfLine
 from tests.diagnostics.pages import compare, drawn
 
 MakeLayer = Callable[..., LayerBreakdown]

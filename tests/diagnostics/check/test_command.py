@@ -18,7 +18,9 @@ def test_files_alone_answer(run: Run) -> None:
     assert (code, result["verdict"], result["looked"]) == (0, "go", ["inspect", "state", "distance", "norms"])
     assert [one["command"] for one in result["skipped"]] == ["forward-pass", "breakdown", "suggest-lr", "sharpness"]
     assert result["forward_pass"] is None and result["missing"]["forward_pass"]["code"] == "no-model"
-    assert {one["reason"] for one in result["skipped"]} == {"No network is given. Add --model file.py:build."}
+    assert {one["reason"] for one in result["skipped"]} == {
+        "No network is given. Add --model file.py:build, or save a bundle in training (fromage-diag explain bundle)."
+    }
     assert {"totals", "layers"} <= set(result["results"]["state"])
 
 

@@ -69,6 +69,8 @@ def problem_of(case: str, dtype: torch.dtype = torch.float64, *, sharded: bool =
     rows = {"uneven": 8, "one row": 1, "hundred": 100}.get(case, 10)
     network: nn.Module = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
     inputs, targets = torch.randn(rows, 4, dtype=dtype), torch.randint(3, (rows,))
+    if case == "one layer":
+        network = nn.Linear(4, 3)
     if case == "residual":
         network = Residual()
     if case == "memory":

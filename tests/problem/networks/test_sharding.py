@@ -1,12 +1,17 @@
 """A network that no rank holds whole."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fromage_cli import ranks
-from fromage_cli.errors import MismatchError
+from fromage_cli.checkpoints import open_checkpoint
+from fromage_cli.errors import MismatchError, NotFiniteError
 from fromage_cli.problem.networks.sharding import share_weights, spread, without_memory
+from fromage_cli.problem.networks.weights import load_weights
 from fromage_cli.shards import is_sharded, own_part, own_rows, whole
 from tests.forked_ranks import run_ranks
 
@@ -78,3 +83,21 @@ def test_from_then_on_ranks_know_that_they_hold_parts() -> None:
         return not before and ranks.current().sharded, float(model.weight.sum()) - expected
 
     assert run_ranks(2, check) == [(True, pytest.approx(0.0, abs=1e-6))] * 2
+
+
+def test_entries_that_are_not_finite_are_counted_over_all_ranks(tmp_path: Path) -> None:
+    weight, bias = torch.ones(7, 3), torch.ones(7)
+    weight[0, 1] = weight[3, 2] = bias[6] = torch.nan
+    weight[6, 0] = torch.inf
+    save_file({"weight": weight, "bias": bias}, tmp_path / "broken.safetensors")
+
+    def told() -> str:
+        model = nn.Linear(3, 7)
+        spread(model, torch.device("cpu"))
+        with pytest.raises(NotFiniteError) as caught:
+            load_weights(model, open_checkpoint(tmp_path / "broken.safetensors"))
+        return caught.value.message
+
+    messages = run_ranks(3, told)
+    assert messages == [messages[0]] * 3
+    assert "in 2 tensors" in messages[0] and "weight: 3 of 21" in messages[0] and "bias: 1 of 7" in messages[0]
