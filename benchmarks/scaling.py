@@ -1,18 +1,15 @@
 """How the time of a measurement grows with the network, the rows and the points, and what a second process saves.
 
     python benchmarks/scaling.py ranks [--rounds N]
-    python benchmarks/scaling.py commands [--rounds N]
     python benchmarks/scaling.py cost [--rounds N]
     python benchmarks/scaling.py report [--plot FILE]
 
-`ranks`: two ranks of one thread each against one, on a perceptron of a million parameters; `commands`: so are the whole
-commands with their start. All are measured in turns by the same two processes, once those run; goal 1.7 for the
-measuring. Another process that computes beside it makes the seconds of the clock worse, and those of two ranks most. So
-the processor's seconds stand beside them, for two ranks those of the busier one, without what it waits. Two processors
-of one machine share its memory: what two processes take that have half of the rows each, and nothing to do with each
-other, is the least that two ranks could take. `cost`: a breakdown
+`ranks`: two ranks of one thread each against one, on a perceptron of 0.3 million parameters. Both are measured in turns
+by the same two processes, once those run, and so are the whole commands with their start; goal 1.7 for the measuring.
+Another process that computes beside it makes the seconds of the clock worse, and those of two ranks most. So the
+processor's seconds stand beside them, for two ranks those of the busier one, without what it waits. `cost`: a breakdown
 over two decades of parameters, of rows and of points, in seconds of one processor; the least of the rounds counts, and
-what else the machine does can only add to it. All write `benchmarks/results/scaling.csv`, whose tables and picture
+what else the machine does can only add to it. Both write `benchmarks/results/scaling.csv`, whose tables and picture
 `report` makes.
 """
 
@@ -47,9 +44,9 @@ from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.losses.losses import resolve_loss
 
 RESULTS = Path(__file__).parent / "results" / "scaling.csv"
-POINTS, SIMULATED, TOLERANCE = 17, 1, "1e-1"
-COMPUTE_BOUND = (512, 8192)
-"""Width of the perceptron, a million parameters, and rows."""
+POINTS, SIMULATED, TOLERANCE = 17, 1, "1e-2"
+COMPUTE_BOUND = (256, 16384)
+"""Width of the perceptron, a quarter of a million parameters, and rows."""
 WIDTHS = (208, 304, 448, 640, 960, 1440, 2080)
 ROWS = (640, 1280, 3200, 6400, 12800, 32000, 64000)
 COUNTS = (5, 10, 25, 50, 100, 250, 500)
@@ -72,7 +69,7 @@ class Line:
     """One measurement."""
 
     part: str
-    """`measuring`, `apart`, `command`, or what is varied."""
+    """`measuring`, `command`, or what is varied."""
     command: str
     parameters: int
     rows: int
@@ -144,30 +141,26 @@ def parameters_of(width: int) -> int:
 
 
 def measured_by_ranks(index: int, port: int, rounds: int, barrier: Any, found: Any) -> None:
-    """One of two ranks: the first measures alone while the other waits, then both together, then apart."""
+    """One of two ranks: the first measures alone while the other waits, then both together; in turns."""
     torch.set_num_threads(1)
     both = ranks.join(ranks.Place(index, 2, index, "localhost", port))
     for round in range(rounds + 1):  # what is loaded in the first does not count
         for command, measure in MEASURES.items():
-            for part, shared in (("measuring", ranks.ALONE), ("measuring", both), ("apart", ranks.ALONE)):
+            for shared in (ranks.ALONE, both):
                 barrier.wait()
-                if part == "measuring" and not (shared.several or both.leads):
+                if not (shared.several or both.leads):
                     continue
-                width, rows = COMPUTE_BOUND if round else (COMPUTE_BOUND[0], 256)
-                problem = problem_of(width, rows // 2 if part == "apart" else rows, shared)
-                if part == "apart":
-                    barrier.wait()
+                problem = problem_of(*COMPUTE_BOUND, shared)
                 timed, made = timed_run(measure, problem)
-                together = shared if part == "measuring" else both
-                clock, busiest = max(together.of_each(timed.clock)), max(together.of_each(timed.processor))
+                busiest = max(shared.of_each(timed.processor))
                 if round and both.leads:
-                    count = 2 if part == "apart" else shared.count
-                    found.put(Line(part, command, parameters_of(width), rows, POINTS, count, clock, busiest, made))
+                    sizes = parameters_of(COMPUTE_BOUND[0]), COMPUTE_BOUND[1], POINTS
+                    found.put(Line("measuring", command, *sizes, shared.count, timed.clock, busiest, made))
     barrier.wait()
 
 
 def compare_ranks(rounds: int) -> list[Line]:
-    """The measuring: one rank, two together, and two processes that share nothing."""
+    """Two ranks against one: the measuring, and the whole command."""
     spawned = multiprocessing.get_context("spawn")
     barrier, found = spawned.Barrier(2), spawned.Queue()
     with socket.socket() as free:
@@ -178,15 +171,10 @@ def compare_ranks(rounds: int) -> list[Line]:
     ]
     for process in started:
         process.start()
-    lines = [shown(found.get()) for _ in range(3 * len(MEASURES) * rounds)]
+    lines = [shown(found.get()) for _ in range(2 * len(MEASURES) * rounds)]
     for process in started:
         process.join()
-    return lines
-
-
-def compare_commands(rounds: int) -> list[Line]:
-    """The whole command on one rank and on two."""
-    lines, (width, rows) = [], COMPUTE_BOUND
+    width, rows = COMPUTE_BOUND
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "net.py").write_text(NETWORK, encoding="utf-8")
@@ -263,16 +251,15 @@ def report(lines: list[Line]) -> None:
     """Prints the tables of docs/scaling.md."""
     print("| command | what is timed | one rank, s | two ranks, s | ratio, median | least, largest ratio |")
     print("|---|---|---|---|---|---|")
-    for parts, what, taken in (
-        (("measuring", "measuring"), "the measuring, processor", "processor"),
-        (("measuring", "measuring"), "the measuring, clock", "seconds"),
-        (("measuring", "apart"), "two processes that share nothing, clock", "seconds"),
-        (("command", "command"), "the whole command, clock", "seconds"),
+    for part, what, taken in (
+        ("measuring", "the measuring, processor", "processor"),
+        ("measuring", "the measuring, clock", "seconds"),
+        ("command", "the whole command, clock", "seconds"),
     ):
         for command in MEASURES:
             one, two = (
                 [getattr(each, taken) for each in lines if (each.part, each.command, each.ranks) == (part, command, n)]
-                for n, part in enumerate(parts, 1)
+                for n in (1, 2)
             )
             ratios = [alone / shared for alone, shared in zip(one, two, strict=True)]
             print(
@@ -325,7 +312,7 @@ def draw(lines: list[Line], path: Path) -> None:
 def main() -> None:
     """Measures, or shows what was measured."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("ranks", "commands", "cost", "report"))
+    parser.add_argument("what", choices=("ranks", "cost", "report"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--plot", type=Path, help="file of the picture")
     asked = parser.parse_args()
@@ -335,8 +322,7 @@ def main() -> None:
         if asked.plot is not None:
             draw(lines, asked.plot)
     else:
-        measure = {"ranks": compare_ranks, "commands": compare_commands, "cost": cost}[asked.what]
-        save(measure(asked.rounds))
+        save(compare_ranks(asked.rounds) if asked.what == "ranks" else cost(asked.rounds))
 
 
 if __name__ == "__main__":

@@ -6,21 +6,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fromage_cli.errors import UsageError
-from fromage_cli.terminal.answer import Answer, PageStyle
+from fromage_cli.terminal.answer import Answer, PageStyle, Table, summary
 from fromage_cli.terminal.options import OutputOptions, diagnostic
+from fromage_cli.terminal.session import typed
 from fromage_cli.terminal.words import visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
-@diagnostic(tables=(), estimate=False)
+@diagnostic(tables=("fields", "summary"), estimate=False)
 def command(
     name: Annotated[str | None, typer.Argument(metavar="[COMMAND]", help="Of this command alone.")] = None,
     *,
     output: OutputOptions,
 ) -> Answer:
-    """Print the JSON Schema of what --json prints. It is JSON itself, whatever the format."""
+    """Print the JSON Schema of what --json prints. It is JSON itself, unless --table names a table."""
     from fromage_cli.reference.schema import ROOTS, schema_of, schema_of_all
     from fromage_cli.terminal.envelope import dumps
 
@@ -35,4 +36,15 @@ def command(
 
         return Text(text)
 
-    return Answer(made, page=page, alone=text)
+    def fields() -> Table:
+        from fromage_cli.reference.fields import json_fields
+
+        rows = [(one.path, one.meaning) for one in json_fields() if name in (None, one.path.partition(".")[0])]
+        return Table(("field", "meaning"), tuple(rows))
+
+    def headline() -> Table:
+        commands = len(ROOTS) if name is None else 1
+        return summary([("commands", commands, "commands"), ("fields", len(fields().rows), "fields")])
+
+    tables = {"fields": fields, "summary": headline}
+    return Answer(made, page=page, tables=tables, alone=None if typed("table") else text)

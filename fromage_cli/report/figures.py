@@ -86,12 +86,14 @@ def ruler(marks: Sequence[Mark], title: str, unit: str) -> Markup | None:
     for value in scale.ticks():
         drawn.append(f'<path class="axis" d="M{scale(value):.1f} {base:.1f}v5"/>')
         drawn.append(text(scale(value), base + 19.0, tick(value), "tick", "middle"))
+    written = []  # over all stems, which else would cross the words
     for mark, words, x, middle_of, row in labels:
         y = top + 22.0 * (len(ends) - 1 - row)
         drawn.append(f'<path class="stem" d="M{x:.1f} {base:.1f}V{y + 4.0:.1f}"/>')
         shape = "M-5 -5h10v10h-10z" if mark.kind == "you" else "M0 -6L6 0L0 6L-6 0z"
         drawn.append(f'<path class="mark {mark.kind}" transform="translate({x:.1f} {base:.1f})" d="{shape}"/>')
-        drawn.append(text(middle_of, y, words, mark.kind, "middle"))
+        written.append(text(middle_of, y, words, mark.kind, "middle"))
+    drawn += written
     drawn.append(text(WIDTH - 30.0, base + 36.0, unit, "tick", "end"))
     told = "; ".join(f"{mark.words} {number(mark.value)}" for mark in placed)
     return svg(base + 42.0, title, told, drawn)

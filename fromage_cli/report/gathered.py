@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from posixpath import normpath
 from typing import Any
 
 from fromage_cli.findings import Finding, Severity
@@ -27,6 +28,11 @@ class Answered:
         """The step, or the name of the file where it is not known."""
         return self.place.rpartition("/")[2] if self.step is None else str(self.step)
 
+    def is_of_checkpoint(self, other: "Answered") -> bool:
+        """Whether both are about one checkpoint, of which one may tell the whole path and the other its end."""
+        own, its = (f"/{normpath(one.place)}" for one in (self, other))
+        return self.step == other.step and (own.endswith(its) or its.endswith(own))
+
 
 class Gathered:
     """All answers; one of `check` stands for those of the commands that it asked as well."""
@@ -42,8 +48,11 @@ class Gathered:
 
     def along(self, command: str) -> list[Answered]:
         """What a command found, one answer a checkpoint, first to last."""
-        by_place = {(one.step, one.place): one for one in self.answered if one.command == command}
-        return [*by_place.values()]
+        found: list[Answered] = []
+        for one in self.answered:
+            if one.command == command:
+                found = [*(other for other in found if not one.is_of_checkpoint(other)), one]
+        return found
 
     def last(self, command: str) -> Mapping[str, Any] | None:
         """What a command found at the last checkpoint that it looked at."""

@@ -143,8 +143,12 @@ def _shortened(lines: list[str], ending: list[str]) -> list[str]:
     return [*lines[:room], *ending][:MOST_LINES]
 
 
+_LONG_WORD = re.compile(r"(\S{120})\S{60,}(\S{120})")
+"""A path so long that nobody reads it; JSON has it whole."""
+
+
 def _lines(text: str) -> list[str]:
-    lines = (visible(line) for line in text.splitlines())
+    lines = (_LONG_WORD.sub(r"\1…\2", visible(line)) for line in text.splitlines())
     return [line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 1]}…" for line in lines]
 
 

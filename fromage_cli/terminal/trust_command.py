@@ -12,7 +12,7 @@ from fromage_cli.configuration_file import FILES
 from fromage_cli.counting import first_names
 from fromage_cli.errors import InputError, UsageError
 from fromage_cli.findings import Finding
-from fromage_cli.terminal.answer import Answer, PageStyle, Table
+from fromage_cli.terminal.answer import Answer, PageStyle, Table, summary
 from fromage_cli.terminal.options import OutputOptions, diagnostic
 from fromage_cli.terminal.project import project_values
 from fromage_cli.terminal.trust import code_files, forget, is_trusted, remember, remembered, specifications
@@ -50,7 +50,7 @@ class Trust:
     """Paths of configurations that from now on are trusted no more."""
 
 
-@diagnostic(tables=("trusted",), estimate=False)
+@diagnostic(tables=("trusted", "summary"), estimate=False)
 def command(
     directory: Annotated[Path | None, typer.Argument(metavar="DIR", help="Directory of the configuration.")] = None,
     *,
@@ -123,7 +123,13 @@ def _answer(result: Trust, otherwise: str) -> Answer:
 
     table = Table(("path", "unchanged"), tuple((one.path, one.unchanged) for one in result.trusted))
     found = tuple(_findings(result.trusted))
-    return Answer(result, page=page, tables={"trusted": lambda: table}, findings=found)
+    counts = [
+        ("trusted", len(result.trusted), "configurations"),
+        ("changed", sum(not one.unchanged for one in result.trusted), "configurations"),
+        ("removed", len(result.removed), "configurations"),
+    ]
+    tables = {"trusted": lambda: table, "summary": lambda: summary(counts)}
+    return Answer(result, page=page, tables=tables, findings=found)
 
 
 def _lines(trusted: TrustedConfiguration) -> list[str]:

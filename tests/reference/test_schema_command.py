@@ -26,3 +26,13 @@ def test_an_unknown_command_is_refused_with_the_nearest(run):
     code, out, err = run("schema", "sharpnes")
     assert (code, out) == (2, "") and "'sharpnes'" in err and "Nearest: sharpness" in err
     assert json.loads(run("schema", "sharpnes", "--json")[1])["error"]["code"] == "usage"
+
+
+def test_fields_and_their_number_are_tables(run):
+    code, out, err = run("schema", "distance", "--table", "fields")
+    header, *rows = out.splitlines()
+    assert (code, err, header) == (0, "", "field\tmeaning")
+    assert rows and all(row.startswith("distance.") and row.split("\t")[1] for row in rows)
+    summary = run("schema", "distance", "--table", "summary")[1].splitlines()
+    assert summary == ["name\tvalue\tunit", "commands\t1\tcommands", f"fields\t{len(rows)}\tfields"]
+    assert len(run("schema", "--table", "fields")[1].splitlines()) > 900

@@ -20,6 +20,16 @@ def test_a_checkpoint_that_was_asked_twice_counts_once(make: Make) -> None:
     assert [one.result for one in found.along("state")] == [{"x": 2}]
 
 
+def test_a_checkpoint_may_be_named_by_its_whole_path_or_by_the_end_of_it(make: Make) -> None:
+    def about(place: str, x: int) -> Any:
+        envelope = make("state", {"x": x})
+        return envelope | {"checkpoints": [{**envelope["checkpoints"][0], "path": place}]}
+
+    places = ("/data/run/step-3", "./run/step-3", "run/step-3", "/data/other/step-3", "un/step-3")
+    found = Gathered([about(place, number) for number, place in enumerate(places)])
+    assert [one.place for one in found.along("state")] == ["run/step-3", "/data/other/step-3", "un/step-3"]
+
+
 def test_findings_are_in_the_order_of_their_severity(make: Make) -> None:
     def told(code: str, severity: str, layer: str | None = None) -> dict[str, Any]:
         return {"code": code, "severity": severity, "message": code, "layer": layer, "value": "x", "hint": None}

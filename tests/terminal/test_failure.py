@@ -104,3 +104,12 @@ def test_a_command_must_heed_estimate_or_have_no_such_flag(call):
     without = call("other-one", "x", "--estimate")
     assert without.code == 2
     assert "There is no option --estimate" in without.err
+
+
+def test_a_path_that_nobody_could_read_is_cut_in_the_middle() -> None:
+    path = "/data/" + "x" * 3000 + "/step-3"
+    (line,) = message_lines(InputError(f"{path} is missing."), verbose=False)
+    assert len(line) < 300 and line.startswith("error: /data/xxx") and line.endswith("x/step-3 is missing.")
+    assert "…" in line
+    short = "/data/" + "x" * 200
+    assert message_lines(InputError(short), verbose=False) == [f"error: {short}"]

@@ -136,4 +136,4 @@ def _change_axis(axes: Axes, worth: float, reach: float) -> None:
     words = [tick(power) for power in powers]
     axes.xaxis.set_major_formatter(FixedFormatter([*(f"−{word}" for word in reversed(words)), "0", *words]))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("← helps    change of the validation loss if the value is raised (units of the loss)    harms →")
+    axes.set_xlabel("change of the validation loss if the value is raised (← helps, harms →; units of the loss)")
