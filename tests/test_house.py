@@ -92,7 +92,6 @@ TESTED_ELSEWHERE = {
     "doctor/result.py": "doctor/test_render.py",
     "bundle/shared_weights.py": "bundle/test_saving_on_ranks.py",
     "bundle/render.py": "bundle/test_command.py",
-    "report/gathering.py": "report/test_command.py",
     "report/parts.py": "report/test_sections.py",
     "report/rate_sections.py": "report/test_sections.py",
     "report/gradient_section.py": "report/test_sections.py",

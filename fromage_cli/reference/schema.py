@@ -15,7 +15,7 @@ Schema = dict[str, Any]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 ENVELOPE = "terminal.envelope"
-CHECK, WATCH = "check", "watch"
+CHECK, WATCH, REPORT = "check", "watch", "report"
 ROOTS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "check": (("diagnostics.check.result", "CheckResult"),),
     "inspect": (("diagnostics.inspect.result", "InspectResult"), ("diagnostics.inspect.result", "SafetyResult")),
@@ -88,7 +88,7 @@ class Definitions:
             answer["required"] = line["required"] + answer["required"]
             return {"anyOf": [answer, self.envelope(WATCH, ())]}
         roots = ROOTS[command]
-        envelope = self.envelope(command, (*roots, ESTIMATE) if command in COMMANDS else roots)
+        envelope = self.envelope(command, (*roots, ESTIMATE) if command in (*COMMANDS, REPORT) else roots)
         return {"anyOf": [envelope, {"type": "array", "items": envelope}]} if command == "inspect" else envelope
 
     def envelope(self, command: str | None, roots: Iterable[tuple[str, str]]) -> Schema:

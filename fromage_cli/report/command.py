@@ -10,7 +10,7 @@ import typer
 from fromage_cli.checkpoints.storage.sharing import reads_shared
 from fromage_cli.intake.sharing import problems_shared
 from fromage_cli.terminal import session
-from fromage_cli.terminal.answer import Answer, Table, provenance_of_all
+from fromage_cli.terminal.answer import Answer, Estimate, Table, estimate_answer, provenance_of_all
 from fromage_cli.terminal.answer import summary as table_of
 from fromage_cli.terminal.optimizer_options import TrainingOptions
 from fromage_cli.terminal.options import (
@@ -32,7 +32,7 @@ class ReportResult:
     """The envelopes of the commands that it draws."""
 
 
-@diagnostic(tables=("answers", "summary"), estimate=False, own_format="html")
+@diagnostic(tables=("answers", "summary"), estimate=True, own_format="html")
 def command(
     ckpt: Annotated[
         list[str],
@@ -70,16 +70,21 @@ def command(
         from fromage_cli.checkpoints.runs.gathering import gather_series
         from fromage_cli.diagnostics.check.asking import Inputs
         from fromage_cli.problem.conditions.budget import Budget
-        from fromage_cli.report.gathering import ask_run
+        from fromage_cli.report.gathering import ask_run, estimate_run
 
         chosen = (model.key, model.ema, model.optimizer_state, model.optimizer_key)
         series = gather_series(asked, *chosen, steps_per_epoch=optimizer.steps_per_epoch)
         groups = (optimizer, model, batch, held_out, tensors, run, output)
         options = {name: value for group in groups for name, value in asdict(group).items()}
         left = Budget(run.time_limit, run.max_memory).left
+        inputs = Inputs(options, asked, [one.place for one in series.checkpoints], left)
         with problems_shared(), reads_shared():
-            found, answers, error = ask_run(Inputs(options, asked, [one.place for one in series.checkpoints], left))
+            if run.estimate:
+                return estimate_answer(estimate_run(inputs))
+            found, answers, error = ask_run(inputs)
         envelopes += found
+    if run.estimate:  # what was saved takes next to nothing
+        return estimate_answer(Estimate(0.0, None, 0.0))
     gathered = Gathered(envelopes)
     summary = summary_of(gathered)
     destination = session.current().destination

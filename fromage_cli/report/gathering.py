@@ -8,13 +8,32 @@ from fromage_cli.errors import FromageError, ResourceError
 from fromage_cli.report.figures import evenly
 from fromage_cli.report.opening import Envelope
 from fromage_cli.terminal import session
-from fromage_cli.terminal.answer import Answer
+from fromage_cli.terminal.answer import Answer, Estimate, EstimateResult
 from fromage_cli.terminal.envelope import answer_envelope
 
 ALONG = ("state", "breakdown")
 """Commands that are asked at checkpoints along the run too, the cheaper first."""
 MOST_ALONG = 8
 """Checkpoints along the run that they look at, evenly spaced: each takes as long as at the last one."""
+
+
+def along_run(inputs: Inputs) -> list[str]:
+    """The earlier checkpoints that ALONG are asked about, first to last."""
+    earlier = [place for place in inputs.places[:-1] if place]
+    return [earlier[at] for at in evenly(len(earlier), MOST_ALONG - 1)]
+
+
+def estimate_run(inputs: Inputs) -> Estimate:
+    """What `ask_run` takes: `check`, and ALONG again at each of the earlier checkpoints."""
+    check = inputs.ask("check", ckpt=list(inputs.run), baseline=None, estimate=True)
+    assert isinstance(check, Answer) and isinstance(check.result, EstimateResult)
+    again, times = [price for name in ALONG if (price := inputs.price(name)) is not None], len(along_run(inputs))
+    told = [check.result.estimate, *again * times]
+    return Estimate(
+        gradients=sum(one.gradients for one in told),
+        bytes=max((one.bytes for one in told if one.bytes is not None), default=None),
+        seconds=sum(one.seconds or 0.0 for one in told),
+    )
 
 
 def ask_run(inputs: Inputs) -> tuple[list[Envelope], list[Answer], FromageError | None]:
@@ -26,14 +45,13 @@ def ask_run(inputs: Inputs) -> tuple[list[Envelope], list[Answer], FromageError 
     begun = time.perf_counter()
     check = inputs.ask("check", ckpt=list(inputs.run), baseline=None)
     assert isinstance(check, Answer)
-    earlier = [place for place in inputs.places[:-1] if place]
     running, ended = session.current().circumstances, check.error
     asked = [check]
     told: list[Envelope] = [
         answer_envelope(check, replace(running, command="check", seconds=time.perf_counter() - begun))
     ]
     names = [name for name in ALONG if name in getattr(check.result, "looked", ())]
-    for place in (earlier[at] for at in evenly(len(earlier), MOST_ALONG - 1)):
+    for place in along_run(inputs):
         for name in names if ended is None else ():
             begun = time.perf_counter()
             try:

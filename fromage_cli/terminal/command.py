@@ -187,7 +187,12 @@ class DiagnosticCommand(TyperCommand):
         if tables := getattr(self.callback, "tables", ()):
             check_table(output.table, tables)
         input_files.name_inputs(_words(ctx.params), checkpoints)
-        destination = prepare_output(output, getattr(self.callback, "own_format", None))
+        own = getattr(self.callback, "own_format", None)
+        if own is not None and ctx.params.get("estimate"):  # the cost is no document of its own
+            place = output.output
+            output = replace(output, output=None if place is not None and place.suffix == f".{own}" else place)
+            own = None
+        destination = prepare_output(output, own)
         settings = {**settings, "format": destination.format, "json": destination.format == "json"}
         ready = replace(begun, output=output, destination=destination, settings=settings)
         session.begin(ready)

@@ -84,3 +84,14 @@ def test_only_report_writes_pages(tmp_path: Path, capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit) as exit:
         main(["inspect", str(SAMPLES / "mlp-2"), "-o", str(tmp_path / "x.html")])
     assert exit.value.code == 2 and "no format goes with" in capsys.readouterr().err
+
+
+def test_the_cost_is_told_and_nothing_is_written(call: Call, tmp_path: Path) -> None:
+    code, out, _ = call(SAMPLES / "mlp-2", "--estimate", "-o", "page.html")
+    assert (code, out.split("\t")[0], list(tmp_path.iterdir())) == (0, "gradients", [])
+    code, out, _ = call(SAMPLES / "mlp-2", "--estimate", "--json")
+    told = json.loads(out)["result"]["estimate"]
+    assert code == 0 and told["gradients"] > 38.0 and told["seconds"] > 0.0
+    call(SAMPLES / "mlp-2", "--json", "-o", "run.json")
+    saved = json.loads(call("run.json", "--estimate", "--json")[1])["result"]["estimate"]
+    assert (saved["gradients"], saved["seconds"]) == (0.0, 0.0)
