@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
-COMMAND = "fromage-diag breakdown mlp-16/step-000440.safetensors"
+COMMAND = "fromage-diag breakdown mlp-16/step-000000.safetensors"
 WIDTH = 80
 NORMAL = [(36, 41, 47), (207, 34, 46), (26, 127, 55), (154, 103, 0), (9, 105, 218), (130, 80, 223), (27, 124, 131)]
 BRIGHT = [

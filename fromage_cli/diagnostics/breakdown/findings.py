@@ -115,7 +115,8 @@ def _out_of_line(result: BreakdownResult) -> Iterator[Finding]:
     whose = {"weights": "weights are", "step": "relative step is", "gradient": "gradient is"}
     for odd in result.out_of_line:
         limit = WEIGHT_FACTOR if odd.quantity == "weights" else GRADIENT_FACTOR
-        yield layer_out_of_line(odd.name, whose[odd.quantity], odd.factor, limit)
+        alarming = odd.quantity == "weights" and odd.factor > 1.0
+        yield layer_out_of_line(odd.name, whose[odd.quantity], odd.factor, limit, alarming=alarming)
 
 
 def _gradients(result: BreakdownResult) -> Iterator[Finding]:
@@ -198,14 +199,22 @@ def _grid(result: BreakdownResult) -> Iterator[Finding]:
         )
 
 
+def finer_grid(result: BreakdownResult) -> str | None:
+    """The steps to try where curvature alone allows far less than the curve; None where the two agree."""
+    slope, trust = known(result.linear_trust_eta), known(result.trust_eta)
+    if slope is None or trust is None or trust <= CURVATURE * slope:
+        return None
+    return f"{slope / 4.0:.1g}:{trust:.1g}:33"
+
+
 def _between_and_beyond(result: BreakdownResult) -> Iterator[Finding]:
     """What the slope at 0 shows between the points of the grid, and where the loss or its curvature cannot be had."""
-    slope, trust = known(result.linear_trust_eta), known(result.trust_eta)
-    if slope is not None and trust is not None and trust > CURVATURE * slope:
+    slope, trust, grid = known(result.linear_trust_eta), known(result.trust_eta), finer_grid(result)
+    if slope is not None and trust is not None and grid is not None:
         yield Finding(
             code="curvature-breaks-earlier",
             severity="info",
-            message=f"check with --eta {slope / 4.0:.1g}:{trust:.1g}:33: curvature alone allows only η = {slope:.2g}",
+            message=f"check with --eta {grid}: curvature alone allows only η = {slope:.2g}",
             value=trust / slope,
             limit=CURVATURE,
             hint=f"The curve may have a spike between the steps tried. Without one, {trust:.2g} holds.",

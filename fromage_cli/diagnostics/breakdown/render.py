@@ -9,6 +9,7 @@ from rich.text import Text
 
 from fromage_cli.counting import counted, first_names
 from fromage_cli.diagnostics.breakdown.derived import OTHER_GRADIENT, TOO_SMALL
+from fromage_cli.diagnostics.breakdown.findings import finer_grid
 from fromage_cli.diagnostics.breakdown.result import BreakdownResult, LayerBreakdown
 from fromage_cli.diagnostics.breakdown.tables import theory_step
 from fromage_cli.missing import Missing, Why, known
@@ -277,8 +278,10 @@ def advise(result: BreakdownResult, checkpoint: str | None, flags: str = "") -> 
         last = result.etas[-1] if result.etas and result.trust_relation == "above-grid" else None
         return "" if last is None else f"let --eta reach further: --eta {last:.1g}:{100.0 * last:.1g}:17."
     if result.direction == FROMAGE.name:
-        place = "CKPT" if checkpoint is None else visible(checkpoint)
-        keep = f"keep each layer's ‖ΔW‖/‖W‖ below {100.0 * trust:.2g} %."
-        return f"{keep} In your rate: fromage-diag suggest-lr {place}{visible(flags)}"
+        place = f"{'CKPT' if checkpoint is None else visible(checkpoint)}{visible(flags)}"
+        keep = f"keep each layer's ‖ΔW‖/‖W‖ below {100.0 * trust:.2g} %. In your rate: fromage-diag suggest-lr {place}"
+        look = "look between these steps first, where a layer may fail earlier: fromage-diag breakdown"
+        grid = finer_grid(result)
+        return keep if grid is None else f"{look} {place} --eta {grid}"
     rate = number(trust * result.step_scale)
     return f"a step at a learning rate up to {rate} helps every layer. suggest-lr tells which rate to train at."
