@@ -100,6 +100,7 @@ VERDICTS = {
     "step-ascends": "info",
     "layer-out-of-line": "info, warn",
     "layer-large": "info, warn",
+    "group-rates-differ": "info",
     "loss-rises": "warn, fail",
     "layer-forgotten": "warn",
     "decay-too-strong": "warn",

@@ -115,7 +115,7 @@ def main(args: Sequence[str] | None = None, program: Program | None = None) -> N
         ranks.scope(),
         session.scope(),
         streams.answering(),
-        stopping.stoppable(streams.say, give_up),
+        stopping.stoppable(streams.say, give_up, echoes=ranks.LAUNCHED in os.environ),
     ):
         try:
             code = run(given, program or build_program())

@@ -101,15 +101,13 @@ def layer_out_of_line(name: str, whose: str, factor: float, limit: float, *, ala
     `whose`: what differs with its verb, as `weights are`; `factor`: over what the siblings tell; `alarming`: whether
     it is a warning.
     """
-    large = factor >= 1.0
     return Finding(
         code="layer-out-of-line",
         severity="warn" if alarming else "info",
         layer=name,
-        message=f"its {whose} {factor if large else 1.0 / factor:.2g} × as "
-        f"{'large' if large else 'small'} as in its sibling layers",
+        message=f"its {whose} {float(f'{factor:.2g}'):g} × as large as in its sibling layers",
         value=factor,
-        limit=limit,
+        limit=limit if factor >= 1.0 else 1.0 / limit,
         hint="Look here first: at its initialisation, its learning rate, and what scales its input.",
     )
 

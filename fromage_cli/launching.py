@@ -48,8 +48,8 @@ def require_memory(count: int) -> None:
     free = available_memory()
     if free is not None and count * LEAST_MEMORY > free:
         raise ResourceError(
-            f"{count} processes take {count * LEAST_MEMORY / 1e9:.0f} GB before they read anything, "
-            f"and {free / 1e9:.1f} GB are free.",
+            f"{count} processes take {count * LEAST_MEMORY / 1e6:,.0f} MB before they read anything, "
+            f"and {free / 1e6:,.0f} MB are free.",
             "Give --nproc a smaller number: about one process for each device, or for each few cores.",
         )
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from fromage_cli import stopping
 from fromage_cli.errors import FromageError, MismatchError, OutOfMemory, ResourceError, UsageError
 
 if TYPE_CHECKING:
@@ -246,6 +247,8 @@ class Ranks:
     def _reduce(self, tensor: Tensor) -> None:
         from torch import distributed
 
+        if stopping.interrupted():
+            stopping.raise_reason()
         try:
             if self.sharded:
                 self.require_next(0)
@@ -254,7 +257,11 @@ class Ranks:
             raise self.lost(error) from error
 
     def lost(self, error: RuntimeError) -> RankLost:
-        """Return the error to raise where a sum with the others has failed: why they ended, where they said so."""
+        """Return the error to raise where a sum with the others has failed: why they ended, where they said so.
+
+        Raises the reason to stop, where this rank has one as well.
+        """
+        stopping.raise_reason()
         told = self.heard()
         if told is None:
             found = RankLost("Another rank ended without a word.", "Look whether its machine lacked memory.")

@@ -4,10 +4,12 @@ The only place that catches signals. A reason to stop is remembered, so that cod
 lose it.
 """
 
+import math
 import os
 import resource
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,6 +21,8 @@ TICK = 0.1
 """Seconds from one look at the limits to the next."""
 PATIENCE = 10
 """Looks from one exception that the user's code is given to the next: it may be about to clean up."""
+ECHO = 2.0
+"""Seconds within which a further Ctrl-C is the same one: a launcher of several processes hands on what it hears."""
 MOST_SWALLOWED = 5
 """Exceptions that the user's code may swallow before the process ends under it."""
 HANGUP = getattr(signal, "SIGHUP", signal.SIGTERM)
@@ -41,6 +45,8 @@ class _Run:
 
     tell: Callable[[str], None]
     give_up: Callable[[BaseException], None]
+    echoes: bool = False
+    """Whether a launcher hands on the signals that a terminal sends to every process."""
     process: int = field(default_factory=os.getpid)
     limits: list[Callable[[], FromageError | None]] = field(default_factory=list)
     """Each tells the limit that is reached."""
@@ -55,6 +61,8 @@ class _Run:
     """The process is about to end; a further signal ends it at once."""
     held: list[int] | None = None
     """Signals that wait until a file is written."""
+    interrupted: float = -math.inf
+    """When Ctrl-C was pressed."""
     looks: int = 0
     """While the user's code went on in spite of the reason."""
     undo: ExitStack = field(default_factory=ExitStack)
@@ -71,7 +79,10 @@ class _Run:
             self.held.append(number)
         elif self.ending:
             os._exit(130 if number == signal.SIGINT else 143)
+        elif number == signal.SIGINT and self.echoes and time.monotonic() < self.interrupted + ECHO:
+            pass
         elif number == signal.SIGINT and self.measuring and self.reason is None:
+            self.interrupted = time.monotonic()
             self.tell("note: stopping; what was measured so far is shown. Press Ctrl-C again to end at once.")
             self.stop(Interruption("interrupted."))
         else:
@@ -114,15 +125,18 @@ _RUNS: list[_Run] = []
 
 
 @contextmanager
-def stoppable(tell: Callable[[str], None], give_up: Callable[[BaseException], None]) -> Iterator[None]:
+def stoppable(
+    tell: Callable[[str], None], give_up: Callable[[BaseException], None], *, echoes: bool = False
+) -> Iterator[None]:
     """Signals are reasons to stop within; SIGTERM and SIGHUP raise Terminated, so that what is half done is undone.
 
-    `tell` says a sentence to the person, `give_up` ends a process whose code heeds no exception.
+    `tell` says a sentence to the person, `give_up` ends a process whose code heeds no exception; `echoes`: a launcher
+    hands on a Ctrl-C that has come already.
     """
     if threading.current_thread() is not threading.main_thread():  # which alone receives signals
         yield
         return
-    run = _Run(tell, give_up)
+    run = _Run(tell, give_up, echoes)
     caught = [one for one in (signal.SIGINT, signal.SIGTERM, HANGUP) if signal.getsignal(one) != signal.SIG_IGN]
     previous = {number: signal.signal(number, run.arrive) for number in (*caught, signal.SIGALRM)}
     _RUNS.append(run)
@@ -161,6 +175,12 @@ def raise_reason() -> None:
     """Raise the reason to stop, if there is one, also where the user's code has swallowed it."""
     if (run := _running()) is not None and run.reason is not None:
         raise run.reason
+
+
+def interrupted() -> bool:
+    """Return whether Ctrl-C is the reason to stop: other ranks may be elsewhere then, and take part in no more sums."""
+    run = _running()
+    return run is not None and isinstance(run.reason, Interruption)
 
 
 def end() -> None:

@@ -57,9 +57,14 @@ def learning_rates(problem: Problem) -> Any:
     return measure_rates(problem, problem.receiving, ADAM, None, request=Rates(batch_size=5))
 
 
-def sharpness(problem: Problem, simulated_steps: int = 2, tolerance: float = 1e-3) -> Any:
-    request = Curvature(tolerance=tolerance, batch_rows=problem.rows // 2, simulated_steps=simulated_steps)
+def sharpness(problem: Problem) -> Any:
+    request = Curvature(batch_rows=problem.rows // 2, simulated_steps=2)
     return measure_sharpness(problem, problem.receiving, ADAM, None, request=request)
+
+
+def rough_sharpness(problem: Problem) -> Any:
+    request = Curvature(tolerance=0.3, batch_rows=problem.rows // 2)
+    return measure_sharpness(problem, problem.receiving, Optimizer("sgd", learning_rate=1e-2), None, request=request)
 
 
 def hyperparameters(problem: Problem) -> Any:
@@ -75,7 +80,7 @@ COMMANDS: dict[str, Callable[[Problem], Any]] = {
     "a step of breakdown": partial(breakdown, etas=(1e-2,)),
     "suggest-lr": learning_rates,
     "sharpness": sharpness,
-    "a rough sharpness": partial(sharpness, simulated_steps=0, tolerance=0.3),
+    "a rough sharpness": rough_sharpness,
     "hypergrad": hyperparameters,
     "norms": measure_invariance,
 }

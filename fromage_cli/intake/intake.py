@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+from fromage_cli import stopping
 from fromage_cli.checkpoints.names.library_files import METADATA
 from fromage_cli.counting import counted, first_names
 from fromage_cli.errors import ResourceError, UsageError
@@ -270,7 +271,7 @@ def provenance(problem: Problem) -> Provenance:
     evaluations, together = problem.evaluations, problem.ranks
     own = [0.0] * (2 * together.count)
     own[2 * together.index : 2 * together.index + 2] = [peak_memory() or 0, peak_device_memory() or 0]
-    peaks = together.sums(own)
+    peaks = own if stopping.interrupted() else together.sums(own)
     return Provenance(
         device=str(problem.device),
         dtype=str(problem.dtype).removeprefix("torch."),

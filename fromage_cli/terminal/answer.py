@@ -240,7 +240,12 @@ def estimate_answer(estimate: Estimate) -> Answer:
 
         return Text(spoken(estimate))
 
-    return Answer(EstimateResult(estimate), page=page, tables={"estimate": table})
+    numbers = [
+        ("gradients", estimate.gradients, "gradients"),
+        ("bytes", estimate.bytes, "bytes"),
+        ("seconds", estimate.seconds, "s"),
+    ]
+    return Answer(EstimateResult(estimate), page=page, tables={"estimate": table, "summary": lambda: summary(numbers)})
 
 
 def spoken(estimate: Estimate) -> str:

@@ -16,14 +16,14 @@ LEAST = 4
 DEVIATIONS = 5.0
 """Robust standard deviations that a sibling must lie beyond what the others scatter by."""
 WEIGHT_FACTOR = 3.4
-"""RMS of weights beside siblings from which on it is said; no verdict, since docs/run-study.md has it in two runs."""
+"""RMS of weights beside siblings from which on it is said; larger ones are a warning (docs/early-warning.md)."""
 GAUSSIAN = 1.4826
 """The standard deviation of a normal distribution over its median absolute deviation."""
 
 
 @dataclass(frozen=True)
 class OutOfLine:
-    """A layer that differs from its siblings: layers of the same kind and shape, in the same place of other blocks."""
+    """A layer that differs from its siblings: layers of its kind and shape, in other blocks if there are enough."""
 
     name: str
     quantity: str

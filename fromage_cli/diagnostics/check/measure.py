@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fromage_cli.diagnostics.check.result import Number, Skipped
-from fromage_cli.errors import FromageError, NotFiniteError, ResourceError
+from fromage_cli.errors import FromageError, MismatchError, NotFiniteError, ResourceError
 from fromage_cli.findings import Finding
 from fromage_cli.terminal.answer import Answer, Answers, Estimate, EstimateResult
 from fromage_cli.terminal.words import in_seconds
@@ -58,7 +58,7 @@ class Examination:
 
         Weights, a loss or a gradient that are not finite are a failure of the run.
         """
-        self.skip(commands, error.message)
+        self.skip(commands, in_full(error))
         if isinstance(error, NotFiniteError):
             message = error.message.removesuffix(".")
             self.failures.append(Finding("loss-not-finite", "fail", message, hint=error.hint))
@@ -73,7 +73,7 @@ class Examination:
         """The answer about the last checkpoint, partial or not."""
         last = answers if isinstance(answers, Answer) else answers[-1]
         if isinstance(last, FromageError):
-            self.skip([command], last.message)
+            self.skip([command], in_full(last))
             return
         self.answers[command] = last
         if isinstance(last.error, ResourceError):
@@ -107,3 +107,8 @@ class Examination:
     def results(self) -> Mapping[str, object]:
         """What each command found."""
         return {command: answer.result for command, answer in self.answers.items()}
+
+
+def in_full(error: FromageError) -> str:
+    """What an error says, and what to do about it where model, batch and checkpoint do not fit together."""
+    return f"{error.message} {error.hint}" if isinstance(error, MismatchError) and error.hint else error.message

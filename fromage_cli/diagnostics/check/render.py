@@ -33,7 +33,7 @@ def render(result: CheckResult, findings: Sequence[Finding], style: PageStyle) -
     if not style.verbose:
         shown = [one for one in grave if style.show_all or one.code in kinds[:SHOWN]]
         if shown:
-            page += [finding_list([with_source(one) for one in shown], style), Text("")]
+            page += [finding_list([with_source(one, result.looked) for one in shown], style), Text("")]
         hidden = [] if style.show_all else [counted(len(kinds) - SHOWN, "more kind")] if len(kinds) > SHOWN else []
         quiet = len(findings) - len(grave)
         hidden += [f"{counted(quiet, 'finding')} for information"] if quiet else []
@@ -60,10 +60,10 @@ def unjudged_stability(sharpness: Any) -> str | None:
     return ratio.words if isinstance(ratio, Missing) else None
 
 
-def with_source(finding: Finding) -> Finding:
-    """The finding with the command that tells more of it."""
+def with_source(finding: Finding, looked: Sequence[str]) -> Finding:
+    """The finding with the command that tells more of it, if that is among those that looked."""
     source = told_by(finding)
-    if source in ("check", FORWARD_PASS) or finding.message.endswith(f": {finding.layer}"):
+    if source not in looked or source in ("check", FORWARD_PASS) or finding.message.endswith(f": {finding.layer}"):
         return finding
     return replace(finding, message=f"{finding.message} ({source})")
 

@@ -70,7 +70,7 @@ state warn decay-lost layer-does-not-move layer-frozen master-differs master-reb
 state warn moments-not-continued moments-not-updated optimizer-restarted rate-jumps rate-not-continued
 state warn rate-rises-again update-count-not-the-files update-counts-differ updates-and-steps-differ
 state warn updates-lost
-state info decay-forgets-fast decay-hardly-acts eps-decides rows-without-gradient updates-lost-ahead
+state info group-rates-differ decay-forgets-fast decay-hardly-acts eps-decides rows-without-gradient updates-lost-ahead
 state info,warn rates-disagree replicas-differ weights-not-continued
 norms fail norm-not-finite
 norms warn norm-overflows norm-far-from-first

@@ -43,7 +43,7 @@ NARROW = ("float16", "bfloat16")
 _WARNINGS = {
     "norm-not-finite": "the norm of {} is not finite.",
     "norm-overflows": "{} overflows soon if it grows on like this.",
-    "layer-out-of-line": "the weights of {} are larger than those of its siblings, the same layers of other blocks.",
+    "layer-out-of-line": "the weights of {} are larger than those of its sibling layers, which have its shape.",
     "norm-far-from-first": "the norm of {} changed more than norms of healthy runs do.",
 }
 _COLOURS = {"info": "yellow", "warn": "yellow", "fail": "red"}

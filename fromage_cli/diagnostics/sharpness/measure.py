@@ -80,7 +80,7 @@ def measure(
     rate, unknown = optimizer.learning_rate, OPTIMIZER_UNKNOWN if optimizer.name is None else None
     model = update.quadratic
     outcome = None if isinstance(model, Missing) else known(model.outcome)
-    matrices = [one for one in problem.layers if one.parameter.dim() > 1 and not is_lookup_table(one.name, one.kind)]
+    matrices = [one for one in tensors if one.parameter.dim() > 1 and not is_lookup_table(one.name, one.kind)]
     result = SharpnessResult(
         loss=loss,
         eigenvalues=tuple(HessianEigenvalue(pair.value, pair.residual) for pair in found),

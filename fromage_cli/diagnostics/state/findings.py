@@ -33,6 +33,8 @@ NEARLY = 0.15
 """Part of one by which a multiple may be missed: batches at the end of an epoch are fewer."""
 AHEAD = 1.0
 """Lost updates are told up to so many times the length of the series ahead."""
+RATES_APART = 10.0
+"""Factor between learning rates of two parameter groups from which on it is said; it may be meant so."""
 FEWEST_FILES = 3
 """Checkpoints from which on a trend is told."""
 MOSTLY_LOST = 0.9
@@ -72,7 +74,25 @@ def _judge(result: StateResult) -> tuple[Finding, ...]:
     own = (*_impossible(result), *_count(result), *replica_findings(result.replicas))
     earlier = _impossible_before(result)
     grave = (*own, *earlier, *broken, *rates, *_copies(result), *_rounding(result), *_sizes(result))
-    return (*grave, *_small_moments(result), *_decay(result), *never)
+    return (*grave, *_group_rates(result), *_small_moments(result), *_decay(result), *never)
+
+
+def _group_rates(result: StateResult) -> Iterator[Finding]:
+    """Parameter groups whose learning rates are far apart."""
+    rates = {place: rate for place, one in enumerate(result.groups) if (rate := known(one.learning_rate))}
+    usual = max(rates, key=lambda place: result.groups[place].tensors, default=0)
+    for place, rate in rates.items():
+        times = rate / rates[usual]
+        if not 1.0 / RATES_APART < times < RATES_APART:
+            yield Finding(
+                code="group-rates-differ",
+                severity="info",
+                message=f"group {place} ({counted(result.groups[place].tensors, 'tensor')}) trains at {number(rate)}, "
+                f"{number(times)} × the rate of group {usual} ({counted(result.groups[usual].tensors, 'tensor')})",
+                value=times,
+                limit=RATES_APART if times > 1.0 else 1.0 / RATES_APART,
+                hint="If that is not on purpose, give both groups one rate.",
+            )
 
 
 def _impossible(result: StateResult) -> Iterator[Finding]:

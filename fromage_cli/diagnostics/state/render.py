@@ -31,7 +31,8 @@ LITTLE = 1e-6
 def header(result: StateResult) -> tuple[str, ...]:
     """Optimizer, rate and updates so far."""
     rates = {rate for group in result.groups if (rate := known(group.learning_rate)) is not None}
-    at = f" at {number(max(rates))}" if rates else ""
+    bounds = sorted({number(min(rates)), number(max(rates))}, key=float) if rates else []
+    at = f" at {' to '.join(bounds)}" if bounds else ""
     steps = known(result.state_step)
     name = OPTIMIZER_TITLES.get(result.optimizer or "", result.optimizer or "unknown optimizer")
     return (f"{name}{at}", f"{number(steps)} updates" if steps is not None else "")
@@ -210,6 +211,8 @@ def advise(findings: Sequence[Finding], *, over: bool) -> str:
     """What the reader can do now; `over`: whether the learning rate has come to 0."""
     grave = [finding for finding in findings if finding.severity != "info"]
     healthy = "Nothing to do: the schedule has ended." if over else "Train on. Nothing here asks for a change."
+    if any(finding.code == "never-updated" for finding in findings):
+        healthy = "Train on if these layers are frozen on purpose. Else look whether the optimizer has them."
     return gravest_remedy(grave) or healthy
 
 

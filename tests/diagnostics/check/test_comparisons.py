@@ -130,7 +130,7 @@ def test_a_layer_out_of_line_is_named_with_its_factor() -> None:
     large, small = judge_together(Answered(), siblings)
     assert (large.layer, large.value, large.limit) == ("layers.2.weight", 10.0, WEIGHT_FACTOR)
     assert large.message == "its weights are 10 × as large as in its sibling layers"
-    assert small.message == "its weights are 10 × as small as in its sibling layers"
+    assert small.message == "its weights are 0.1 × as large as in its sibling layers"
     assert (large.severity, small.severity) == ("warn", "info")
 
 

@@ -148,3 +148,18 @@ def test_eps_and_rows_and_decay(make_state: Make) -> None:
     slow = replace(make_state(), groups=(replace(group, timescale=1e5, remaining=0.99),))
     assert "decay-hardly-acts" in found(slow)
     assert judge(replace(make_state(), groups=(replace(group, timescale=NONE, remaining=NONE),))) == ()
+
+
+def test_groups_whose_rates_are_far_apart(make_state: Make) -> None:
+    (group,) = make_state().groups
+
+    def told(*rates: float) -> list[tuple[float | None, float | None]]:
+        groups = tuple(replace(group, learning_rate=rate, tensors=9 - place) for place, rate in enumerate(rates))
+        result = replace(make_state(), groups=groups)
+        return [(one.value, one.limit) for one in judge(result) if one.code == "group-rates-differ"]
+
+    assert told(0.05, 0.4, 0.0) == []
+    assert told(0.05, 1.5) == [(pytest.approx(30.0), 10.0)]
+    assert told(1.0, 0.01, 2.0) == [(pytest.approx(0.01), 0.1)]
+    found_one = found(replace(make_state(), groups=tuple(replace(group, learning_rate=rate) for rate in (0.05, 1.5))))
+    assert "trains at 1.5, 30 × the rate of group 0" in found_one["group-rates-differ"].message

@@ -33,6 +33,13 @@ def test_the_page_under_verbose_with_every_row(make_state: Make) -> None:
     golden("verbose-100.txt", page(make_state(), 100, show_all=True, verbose=True))
 
 
+def test_the_header_names_the_rates_of_all_groups(make_state: Make) -> None:
+    (group,) = make_state().groups
+    groups = tuple(replace(group, learning_rate=rate) for rate in (0.05, 1.5, 0.1))
+    assert header(replace(make_state(), groups=groups))[0].endswith(" at 0.05 to 1.5")
+    assert header(replace(make_state(), groups=groups[:1] * 2))[0].endswith(" at 0.05")
+
+
 def test_the_verdict(make_state: Make) -> None:
     assert page(make_state()).startswith("No problem found: the optimizer's moments")
     untested = tuple(replace(one, violations=NONE) for one in make_state().layers)
@@ -76,6 +83,8 @@ def test_offenders_come_first_and_matrices_before_vectors(make_state: Make) -> N
 
 def test_what_to_do_and_the_summary(make_state: Make) -> None:
     assert advise(judge(make_state()), over=False).startswith("Train on.")
+    unmoved = replace(make_state(), never_updated=("a.weight",))
+    assert advise(judge(unmoved), over=False).startswith("Train on if these layers are frozen on purpose.")
     assert "damaged" in advise(judge(make_state(violations=Violations(1, 0, 0, False))), over=False)
     assert header(make_state()) == ("AdamW at 0.001", "40 updates")
     assert [row[0] for row in headline(make_state()).rows][:3] == ["tensors", "relative_update", "update_rms"]
