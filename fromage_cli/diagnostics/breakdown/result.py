@@ -109,7 +109,7 @@ class BreakdownResult:
     """The smallest trust eta of any tensor that moves."""
     trust_relation: str
     limiting_layer: str | None
-    """The tensor that stops helping first: a layer, or a vector where the vectors as one do so first."""
+    """The tensor that stops helping first: a layer, or a vector where the vectors do so first; None where none does."""
     aggregate_trust_eta: float | Missing
     """Where the bound of Lemma 1, summed over all tensors that move, changes sign."""
     aggregate_trust_relation: str
