@@ -29,7 +29,7 @@ HANGUP = getattr(signal, "SIGHUP", signal.SIGTERM)
 
 
 class Interruption(ResourceError):
-    """The person pressed Ctrl-C: a limit of patience, so that what was measured is kept."""
+    """Ctrl-C was pressed; what was measured until then is kept."""
 
     exit_code = 130
     code = "interrupted"

@@ -70,6 +70,7 @@ class BundleContents:
     written_by: Mapping[str, str]
     """Versions."""
     losses: tuple[SavedLoss, ...]
+    """The loss of the batch in each mode, when the bundle was written and now."""
     files: tuple[BundledFile, ...]
 
 

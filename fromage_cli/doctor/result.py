@@ -41,11 +41,11 @@ class Processors:
     """The processors of the main machine."""
 
     usable: int
-    """That this process may run on."""
+    """How many processors this process may run on."""
     machine: int
     """How many the machine has."""
     threads: int | Missing
-    """That torch computes with."""
+    """How many threads torch computes with."""
     omp_num_threads: str | None
     """The variable OMP_NUM_THREADS, as it is set."""
 
@@ -69,6 +69,7 @@ class Device:
     name: str
     """As `--device` takes it."""
     model: str
+    """The name of the accelerator's model, as torch tells it; of Apple's chips `Apple GPU`."""
     memory: int | Missing
     """Bytes."""
     free: int | Missing
@@ -82,6 +83,7 @@ class Setting:
     name: str
     """The flag without its hyphens; of a variable without a flag the variable's name."""
     value: str
+    """The value of the setting as it was written, without passwords and signatures of addresses."""
     origin: str
     """`environment` or `project`."""
     where: str
@@ -111,6 +113,7 @@ class Variable:
 
     name: str
     value: str
+    """The value of the variable, as it was written."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,7 @@ class SelfTest:
     device: str
     """The device that it was computed on: `cpu`, `cuda:0` …"""
     layers: int
+    """How many layers the network of the test has."""
     loss_gap: float
     """Largest |measured / known - 1| of the losses along the line."""
     breakdown_gap: float

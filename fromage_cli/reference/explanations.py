@@ -47,6 +47,7 @@ class Meaning:
     name: str
     """As it can be typed."""
     kind: Kind
+    """What sort of thing it is: finding, term, command, error, reason, exit code or field."""
     meaning: str
     """What it is."""
 
@@ -58,6 +59,7 @@ class Explanation:
     name: str
     """As it can be typed."""
     kind: Kind
+    """What sort of thing it is: finding, term, command, error, reason, exit code or field."""
     meaning: str
     """What it is."""
     limit: str | None = None
@@ -99,6 +101,7 @@ class Contents:
     """Everything that can be explained."""
 
     groups: tuple[Group, ...]
+    """The names of everything that can be explained, in groups with titles."""
 
 
 @cache

@@ -6,7 +6,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 
 from fromage_cli.errors import UsageError
-from fromage_cli.reference.explanations import Explanation, Meaning, explanations
+from fromage_cli.reference.explanations import Explanation, Meaning, explanations, term, texts
 from fromage_cli.terminal.words import ascii_words, middle, visible
 
 NEAREST = 5
@@ -24,7 +24,7 @@ def look_up(word: str) -> Explanation:
     """
     key = plain_name(ascii_words(word))
     every = {plain_name(name): one for name, one in explanations().items()}
-    whole = SYMBOLS.get(key, key)
+    whole = key if key in every else _other_words().get(key, key)
     found = [every[whole]] if whole in every else []
     if not found or found[0].kind != "field":
         found += [one for name, one in every.items() if name.endswith(f".{key}")]
@@ -39,6 +39,12 @@ def look_up(word: str) -> Explanation:
     if found[0].kind == "field":
         return _several(key, found)
     return replace(found[0], also=(*found[0].also, *map(_in_short, found[1:])))
+
+
+def _other_words() -> dict[str, str]:
+    """Terms by what else they are called on pages and in formulas."""
+    told = {word: term(name) for name, topic in texts("topics").items() for word in topic.get("also", ())}
+    return SYMBOLS | {plain_name(word): name for word, name in told.items()}
 
 
 def plain_name(word: str) -> str:

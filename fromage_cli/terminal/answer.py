@@ -54,9 +54,9 @@ class NoiseRecord:
     """How many draws were looked at, the one that was measured among them."""
     loss_mean: float
     loss_spread: float
-    """Standard deviation."""
+    """The standard deviation of the loss over the draws."""
     gradient_spread: float
-    """Of the gradient, over the norm of its mean."""
+    """The standard deviation of the gradient over the draws, over the norm of its mean."""
 
 
 @dataclass(frozen=True)

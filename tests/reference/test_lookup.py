@@ -30,6 +30,11 @@ from fromage_cli.reference.lookup import look_up
         ("λ", "weight-decay"),
         ("Lambda", "weight-decay"),
         ("Lemma–2", "lemma-2"),
+        ("siblings", "siblings"),
+        ("group", "parameter-group"),
+        ("sure step", "sure-as-a-whole"),
+        ("sure", "sure-as-a-whole"),
+        ("moves most", "moves-most"),
     ],
 )
 def test_a_word_is_found_however_it_is_spelled(word: str, name: str) -> None:

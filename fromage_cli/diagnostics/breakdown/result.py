@@ -34,6 +34,7 @@ class BatchTrust:
     """What one batch of several says when it is measured alone, along its own direction."""
 
     loss: float
+    """The loss of this batch at the checkpoint."""
     trust_eta: float | Missing
     trust_relation: str
     limiting_layer: str | None
@@ -54,7 +55,7 @@ class LayerBreakdown:
     gradient_norm: float
     """||g||, Frobenius."""
     cosine: float
-    """Between the step and the negative gradient: what the breakdown is held against."""
+    """The cosine between the step and the negative gradient: what the breakdown is held against."""
     relative_step: float | Missing
     """||dW|| / ||W|| per unit of eta, for weights that are not zero."""
     noise_floor: float | Missing
@@ -75,7 +76,10 @@ class LayerBreakdown:
     violation: float | Missing
     """Median of breakdown / predicted where the breakdown is above ten noise floors and below 1."""
     trust_eta_upper: float | None = None
-    """The other end where trust_eta is known no closer: the first point, or the first one that is not finite."""
+    """The upper end of the interval that holds trust_eta, where it is known no closer; None elsewhere.
+
+    It is the first point, or the first one that is not finite.
+    """
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class BreakdownResult:
     """The smallest trust eta of any tensor that moves."""
     trust_relation: str
     limiting_layer: str | None
-    """Where it is; a vector where vectors move too and one of them breaks down first."""
+    """The tensor that stops helping first: a layer, or a vector where the vectors do so first; None where none does."""
     aggregate_trust_eta: float | Missing
     """Where the bound of Lemma 1, summed over all tensors that move, changes sign."""
     aggregate_trust_relation: str
@@ -127,10 +131,7 @@ class BreakdownResult:
     decay_left_out: float | None = None
     """The largest weight decay of any group that the Adam step leaves out; None where there is none."""
     trust_eta_upper: float | None = None
-    """The other end where trust_eta is known no closer, as that of its layer; so are the three below.
-
-    Least and first higher loss are known no closer beside a non-finite point, or on a coarse grid.
-    """
+    """The upper end of the interval that holds trust_eta, where it is known no closer; None elsewhere."""
     aggregate_trust_eta_upper: float | None = None
     argmin_loss_eta_upper: float | None = None
     first_increase_eta_upper: float | None = None
@@ -147,7 +148,7 @@ class BreakdownResult:
     out_of_line: tuple[OutOfLine, ...] = ()
     """The layers that differ from their siblings by more than healthy ones do."""
     precision: str = "float32"
-    """That of weights and passes: `float32`, `float64`, `bfloat16` (autocast)."""
+    """The precision of the passes: that of the weights, `float32` or `float64`, and `bfloat16` under autocast."""
     batches: tuple[BatchTrust, ...] = ()
     """Each batch alone, where there are several; everything above is measured on all of them together."""
     draws: OtherDraws | Missing = NO_OTHER_DRAWS

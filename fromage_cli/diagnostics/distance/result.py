@@ -50,7 +50,10 @@ class LayerDistance:
     angle: float | Missing
     """Radians, from ‖û − v̂‖ and ‖û + v̂‖ in float64: it has all its digits where the cosine is 1."""
     implied_step: ImpliedStep
-    """Missing in both where the steps of the two are not known, or the same."""
+    """The relative step in each training step between the two that would explain the distance.
+
+    Both are missing where the training steps of the two are not known, or the same.
+    """
     condition_number: ConditionNumber
 
 

@@ -71,9 +71,9 @@ class HypergradResult:
     """How the validation loss answers to the hyperparameters of training."""
 
     train_loss: float
-    """At the checkpoint, regularisers of the loss included."""
+    """The training loss at the checkpoint, regularisers of the loss included."""
     val_loss: float
-    """At the checkpoint, in evaluation mode, without regularisers."""
+    """The validation loss at the checkpoint, in evaluation mode and without regularisers."""
     val_loss_after: float | Missing
     """After the further steps."""
     gradient_norm: float | Missing
@@ -83,14 +83,14 @@ class HypergradResult:
     steps: int | None
     """Further steps that are looked at; None where none are."""
     batches: str
-    """Which rows the steps see, as a sentence ends."""
+    """Which rows the further steps see, as a sentence ends: `each on all 512 rows`. It is empty without such steps."""
     val_rows: int
     val_parts: int
     """Batches, or parts of the only one, that the standard error is taken over."""
     copies: str | None
     """States of the run that were held: `all` or `square root`; None where no derivative was unrolled."""
     damping: float | Missing
-    """mu of the solve, absolute."""
+    """What the solve adds to every eigenvalue of the curvature: μ, as an absolute number."""
     invariant_layers: tuple[str, ...] | Missing
     """Scale-invariant layers: weight decay acts on them through their effective rate alone."""
     conditioning: Conditioning | Missing

@@ -117,7 +117,7 @@ class LayerEquilibrium:
     norm_ratio: float | Missing = ONE_CHECKPOINT
     """The last of `expected_norms` over the norm there."""
     forecast_doubtful: bool = False
-    """Whether that is further from 1 than DOUBT, so that the equation of its forecast is refuted."""
+    """Whether norm_ratio is off 1 by more than 20 %, so that the equation of the forecast is refuted."""
 
 
 @dataclass(frozen=True)

@@ -87,8 +87,10 @@ class LayerNorms:
     dead_bias: bool | None = None
     """Whether the bias beside it has no effect; None without a bias or a model."""
     overflow_step: OverflowSteps | Missing = STEADY
-    """Missing where the norm does not grow steadily: by more than twice its error, with 3, 4, 5 and 6 steps by 6.3,
-    2.9, 2.4 and 2.1 times."""
+    """The steps at which each dtype overflows if growth goes on; missing where the norm does not grow steadily.
+
+    It grows steadily by more than twice its error; with 3, 4, 5 and 6 steps by 6.3, 2.9, 2.4 and 2.1 times.
+    """
     halved_step: float | Missing = STEADY
     """The step at which growth has halved the effective learning rate of the first step, at a constant rate; missing
     where it never does, or where that rate does not depend on the norm."""
@@ -100,13 +102,16 @@ class LayerNorms:
     """By how many times that made the effective learning rate smaller, at a constant rate: first_to_last to the power
     with which the norm divides it; missing where that rate does not depend on the norm."""
     jump: Jump | Missing = NO_JUMP
-    """Missing with fewer than three other intervals, its own and those of layers of equal shape and like name."""
+    """The interval between two checkpoints that is furthest out of line; missing with fewer than three others.
+
+    The others are its own, and those of layers of equal shape and like name.
+    """
     unchanged: bool = False
     """Whether the last checkpoint holds the bytes of the first, and the norm was the same in between."""
     never_updated: bool = False
     """Whether the optimizer's state has no slot for it, beside others that have one."""
     channels: Channels | Missing = NOT_FINITE
-    """Missing where an entry is not finite."""
+    """The norms of the layer's rows along its first dimension; missing where an entry is not finite."""
     effective_learning_rate: tuple[float | Missing, ...] = ()
     """SGD η/‖W‖², Adam, AdamW and Lion η/‖W‖, LAMB and Fromage η, LARS η times its trust coefficient."""
 

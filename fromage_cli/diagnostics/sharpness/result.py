@@ -13,7 +13,7 @@ class HessianEigenvalue:
     """One of the largest eigenvalues of the Hessian of the loss on the batch."""
 
     value: float
-    """A Ritz value: never above the eigenvalue by more than the residual."""
+    """The eigenvalue as measured; above the true one by at most the residual."""
     residual: float
     """||H v - value v||, ||v|| = 1: an eigenvalue lies within it."""
 

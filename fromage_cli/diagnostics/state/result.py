@@ -38,11 +38,14 @@ class Violations:
     """Entries of the moments that no sequence of gradients can have made."""
 
     bound: int
-    """|m| above C_t sqrt(v), roundings of the stored dtype allowed for."""
+    """How many entries of the first moment are above C sqrt(v), roundings of the stored dtype allowed for.
+
+    Under AMSGrad entries whose largest second moment is below the present one count too.
+    """
     negative: int
-    """v below 0."""
+    """How many entries of the second moment are below 0."""
     not_finite: int
-    """m or v that is NaN or infinite."""
+    """How many entries have a moment that is NaN or infinite."""
     vanished: bool
     """Whether m is 0 in every entry, where v is not."""
 
@@ -101,7 +104,7 @@ class LayerState:
     violations: Violations | Missing
     epsilon: Epsilon | Missing
     weights_finite: bool
-    """Whether every weight is."""
+    """Whether every weight of the tensor is a finite number."""
     dead_rows: int | Missing
     """Rows along the first dimension that never had a gradient: their v is 0."""
 
@@ -123,7 +126,7 @@ class GroupState:
 
 @dataclass(frozen=True)
 class Totals:
-    """Over all tensors."""
+    """The numbers of all tensors together."""
 
     tensors: int
     parameters: int
@@ -134,7 +137,10 @@ class Totals:
     """What update_rms would be if gradients were independent of mean 0."""
     lost: Lost | Missing
     violations: int
-    """Entries, over all tensors."""
+    """How many entries of the moments no gradients can have made, over all tensors.
+
+    A tensor whose first moment vanished counts one more.
+    """
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,7 @@ class FileState:
     update_rms: float | Missing
     lost: Lost | Missing
     violations: int
-    """Entries of the moments that no gradients can have made."""
+    """How many entries of the moments no gradients can have made, over all tensors."""
 
 
 @dataclass(frozen=True)
@@ -182,11 +188,17 @@ class Continuation:
     remembered: float | Missing
     """What is certainly left of v: beta2^updates, roundings allowed for."""
     second_moments: Broken | Missing
-    """v below what is left of the one before."""
+    """Entries whose second moment is smaller than what must be left of the earlier one."""
     first_moments: Broken | Missing
-    """|m_B - beta1^d m_A| beyond C_d sqrt(v_B - beta2^d v_A)."""
+    """Entries whose first moment changed by more than the second moments allow.
+
+    After d updates: |m_B - beta1^d m_A| beyond C_d sqrt(v_B - beta2^d v_A).
+    """
     weights: Broken | Missing
-    """|W_B - W_A f| beyond the sum of eta C."""
+    """Entries of the weights that moved further than the learning rates in between allow.
+
+    |W_B - W_A f| beyond the sum of eta C, where f is what decay leaves.
+    """
     weights_far: Broken | Missing
     """Ten times as far."""
     rates_told: bool

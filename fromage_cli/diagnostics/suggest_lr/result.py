@@ -102,6 +102,7 @@ class GroupRate:
     limit: float | Missing
     """The rate at which none of its layers moves by more than the limit; missing without layers that move."""
     limiting_layer: str | None
+    """The layer of the group with the largest relative step per rate; None where the limit is missing."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,9 @@ class OptimizerSettings:
     current_ratio: float | Missing
     """It, divided by the limit."""
     momentum: float | Missing | None
-    """None where the rule has none; so for betas."""
+    """The momentum of the optimizer; None where it has none."""
     betas: tuple[float, float] | Missing | None
+    """β₁ and β₂ of the optimizer; None where it has none."""
     weight_decay: float | Missing
     filled: bool
     """Whether its momentum is taken to be built up, since the checkpoint holds none."""
@@ -155,6 +157,7 @@ class MeasuredPoint:
 
     eta: float
     loss: float
+    """The loss of the batch after a step of this size."""
     excess: float
     """The share of the descent that the gradients' changes can undo; the loss falls where it is below 1."""
 
@@ -180,13 +183,16 @@ class VerifiedRun:
     """Of the rate that was verified."""
     learning_rate: float
     losses: tuple[float, ...]
-    """Before each step, on its own minibatch."""
+    """The loss of each step's own minibatch before the step, in the first order of the batches.
+
+    It ends where the loss is not finite.
+    """
     start_loss: float
-    """On rows that no step sees, before the first step."""
+    """The loss of held-out rows before the first step."""
     end_loss: float | Missing
     """The same after the last, the mean over two orders of the batches; missing where one is infinite or no number."""
     spread: float | Missing
-    """How far the two are apart."""
+    """How far the losses at the end are apart, between the two orders of the batches."""
     best: bool
     """Whether it ends lower than the other rates by more than the orders of the batches make of it."""
 
@@ -231,7 +237,7 @@ class SuggestedRates:
     probe: tuple[ProbeRun, ...] = ()
     verification: tuple[VerifiedRun, ...] = ()
     alternatives: tuple[Alternative, ...] = ()
-    """Where the optimizer is not known."""
+    """The optimizers that it could be, an entry each; empty where the optimizer is known."""
     uncertain: tuple[str, ...] = ()
     """Layers whose step does not descend, or not more than noise."""
     noise: tuple[str, ...] = ()

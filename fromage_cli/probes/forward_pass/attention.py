@@ -50,7 +50,7 @@ class AttentionCall:
     number: int
     """1 for the first call that this module makes, 2 for the second."""
     heads: tuple[AttentionHead, ...]
-    """Without those whose rows see no key."""
+    """An entry for each head, without those whose rows see no key."""
 
 
 class AttentionWatcher:

@@ -15,6 +15,7 @@ class EarlierLoss:
 
     step: int | None
     loss: float
+    """The loss of the same rows at the earlier checkpoint."""
 
 
 def losses_before(problem: Problem, earlier: Sequence[Checkpoint], last: Checkpoint) -> tuple[EarlierLoss, ...]:
