@@ -59,11 +59,13 @@ def command(
     from fromage_cli.report.gathered import SEVERITIES, Gathered
     from fromage_cli.report.opening import holds_answers, read_answers
     from fromage_cli.report.page import html_page, summary_of
+    from fromage_cli.report.runs import check_one_network
     from fromage_cli.terminal.tables import prose
 
     saved = [Path(name) for name in ckpt if holds_answers(Path(name))]
     asked = [name for name in ckpt if Path(name) not in saved]
     envelopes = [envelope for path in saved for envelope in read_answers(path)]
+    check_one_network(envelopes)
     answers: list[Answer] = []
     error = None
     if asked:
@@ -83,6 +85,7 @@ def command(
                 return estimate_answer(estimate_run(inputs))
             found, answers, error = ask_run(inputs)
         envelopes += found
+        check_one_network(envelopes)
     if run.estimate:  # what was saved takes next to nothing
         return estimate_answer(Estimate(0.0, None, 0.0))
     gathered = Gathered(envelopes)
