@@ -78,8 +78,8 @@ def command(
         series = gather_series(asked, *chosen, steps_per_epoch=optimizer.steps_per_epoch)
         groups = (optimizer, model, batch, held_out, tensors, run, output)
         options = {name: value for group in groups for name, value in asdict(group).items()}
-        left = Budget(run.time_limit, run.max_memory).left
-        inputs = Inputs(options, asked, [one.place for one in series.checkpoints], left)
+        budget = Budget(run.time_limit, run.max_memory)
+        inputs = Inputs(options, asked, [one.place for one in series.checkpoints], budget.left)
         with problems_shared(), reads_shared():
             if run.estimate:
                 return estimate_answer(estimate_run(inputs))

@@ -61,7 +61,7 @@ def _share(names: Set[str], others: Set[str]) -> bool:
 
 
 def _endings(names: Set[str]) -> set[str]:
-    parts = [name.split(".") for name in names]
+    parts = [name.split(".")[-12:] for name in names]
     return {".".join(each[start:]) for each in parts for start in range(len(each))}
 
 

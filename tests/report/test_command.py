@@ -48,7 +48,7 @@ def test_saved_answers_are_drawn_without_being_asked_again(call: Call, make_brea
     code, out, _ = call("1.json", "--json")
     told = json.loads(out)
     assert code == 0 and told["command"] == "report" and told["result"]["answers"] == [make_breakdown(1)]
-    assert call("1.json", "--format", "rich")[1] == "1 answer with 0 failures and 0 warnings.\n"
+    assert call("1.json", "--format", "rich")[1] == "Nothing wrong in 1 answer: breakdown.\nWhat now: Train on.\n"
 
 
 def test_findings_gate_a_job(call: Call, make: Callable[..., Any]) -> None:
