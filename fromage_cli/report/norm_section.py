@@ -68,7 +68,8 @@ def equilibrium(gathered: Gathered) -> Section | None:
     )
     named = len(ratios)
     reasons = {text_at(one, "missing", "equilibrium_norm", "reason") for one in entries_at(settled, "layers")}
-    why = f": {''.join(reasons).rstrip('.')}" if len(reasons) == 1 and any(reasons) else ""
+    reason = "".join(reasons).rstrip(".") if len(reasons) == 1 else ""
+    why = f": {reason.partition(', so that it has no equilibrium norm')[0]}" if reason else ""
     least, largest = (number(each((ratio for _, ratio in ratios), default=1.0)) for each in (min, max))
     now = f"{least} ×" if least == largest else f"{least} to {largest} ×"
     sentences = [
