@@ -26,8 +26,6 @@ MOST_FINDINGS = 200
 SEVERITY_WORDS = {"fail": "Failure", "warn": "Warning", "info": "For information"}
 VERDICT_OF: dict[Severity, Verdict] = {"fail": "stop", "warn": "look", "info": "go"}
 """By the gravest finding."""
-OUT_OF_TIME = ("time limit", "--time-limit")
-"""What a command says that did not look for want of time."""
 MORE_TIME = "Give more time: raise --time-limit, or leave it out. --estimate tells how long it takes."
 
 
@@ -91,7 +89,11 @@ def summary_of(gathered: Gathered) -> Summary:
     """The verdict of `check` where it was asked, else that of the gravest finding; and the remedy of the gravest."""
     told, findings = gathered.last("check"), gathered.findings
     failed = [one for one in gathered.answers if at(one, "error") is not None]
-    ended = [f"{text_at(one, 'command')} {_how(one)}: {text_at(one, 'error', 'message')}" for one in failed]
+    ended = [
+        f"{text_at(one, 'command')} {'could not run' if at(one, 'result') is None else 'ended early'}: "
+        f"{text_at(one, 'error', 'message')}"
+        for one in failed
+    ]
     skipped = entries_at(told, "skipped")
     reasons = dict.fromkeys(text_at(one, "reason") for one in skipped)
     unseen = (*ended, *(f"Not looked: {_commands(skipped, reason)}. {reason}" for reason in reasons))
@@ -105,22 +107,17 @@ def summary_of(gathered: Gathered) -> Summary:
         commands = ", ".join(dict.fromkeys(text_at(one, "command") for one in failed))
         words = f"No answer: {commands} could not run. {text_at(failed[0], 'error', 'message')}"
         return Summary(words, "look", hint, unseen[1:])
-    late = [one for one in skipped if any(words in text_at(one, "reason") for words in OUT_OF_TIME)]
+    late = [one for one in skipped if one.get("limited") is True]
     looked = at(told, "looked")
     asked = len(looked) if isinstance(looked, list) else 0
     if 2 * len(late) >= asked + len(skipped) > 0 and late:
         words = f"No verdict: {len(late)} of {asked + len(skipped)} commands did not look."
-        return Summary(words, "look", MORE_TIME, unseen)
-    words = sentence("go", findings, asked) if text_at(told, "verdict") == "go" else _nothing_wrong(gathered)
-    return Summary(words, kind, MORE_TIME if late else hint if failed else "Train on.", unseen)
+        return Summary(words, "look", hint or MORE_TIME, unseen)
+    words = sentence("go", findings, asked) if text_at(told, "verdict") == "go" else nothing_wrong(gathered)
+    return Summary(words, kind, hint if failed else MORE_TIME if late else "Train on.", unseen)
 
 
-def _how(answer: Envelope) -> str:
-    """What became of an answer with an error."""
-    return "could not run" if at(answer, "result") is None else "ended early"
-
-
-def _nothing_wrong(gathered: Gathered) -> str:
+def nothing_wrong(gathered: Gathered) -> str:
     """Of saved answers without a warning, how many there are and of which commands."""
     told = [text_at(one, "command") for one in gathered.answers if at(one, "result") is not None]
     return f"Nothing wrong in {counted(len(told), 'answer')}: {', '.join(dict.fromkeys(told))}."

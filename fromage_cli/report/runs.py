@@ -44,7 +44,7 @@ def check_one_network(answers: Sequence[Envelope]) -> None:
     for names, others in combinations(filter(None, told), 2):
         both = (told[names], told[others])
         places = [place_of(each) for each in both]
-        if not _share(names, others) and not (all(places) and same_place(*places)):
+        if not share(names, others) and not (all(places) and same_place(*places)):
             shown = [place or text_at(each, "command") for place, each in zip(places, both, strict=True)]
             first, second = (repr(visible(each)) for each in shown)
             raise UsageError(
@@ -53,8 +53,8 @@ def check_one_network(answers: Sequence[Envelope]) -> None:
             )
 
 
-def _share(names: Set[str], others: Set[str]) -> bool:
-    """Whether one name stands in both, or ends a name of the other, or the ends of two are the same."""
+def share(names: Set[str], others: Set[str]) -> bool:
+    """Whether two names are alike: one ends the other, or both end alike."""
     one, other = _endings(names), _endings(others)
     alike = {name for name in one & other if name.count(".") >= LIKENESS - 1}
     return bool(alike or one & others or other & names)
@@ -87,7 +87,7 @@ def runs_of(answers: Sequence[Envelope]) -> list[str]:
     for answer in answers:
         told = [_last(answer)] if text_at(answer, "command") == "distance" else entries_at(answer, "checkpoints")
         new = [_directory(one) for one in told if text_at(one, "path")]
-        for group in [group for group in groups if any(_beside(one, other) for one in group for other in new)]:
+        for group in [group for group in groups if any(beside(one, other) for one in group for other in new)]:
             new = [*group, *new]
             groups.remove(group)
         groups.append([*dict.fromkeys(new)])
@@ -109,7 +109,7 @@ def short_names(directories: Sequence[str]) -> dict[str, str]:
     return {directory: directory for directory in directories}
 
 
-def _beside(one: str, other: str) -> bool:
+def beside(one: str, other: str) -> bool:
     """Whether two directories are the same; of one without a name nothing is known."""
     return not one or not other or same_place(one, other)
 

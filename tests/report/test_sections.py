@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from fromage_cli.diagnostics.check.attention_findings import LARGE
-from fromage_cli.diagnostics.intrinsic_lr.prediction import NOT_INVARIANT
 from fromage_cli.report.gathered import Gathered
 from fromage_cli.report.parts import Section, sheet
 from fromage_cli.report.sections import sections
@@ -153,10 +152,10 @@ def test_norms_stand_against_their_equilibrium(make: Make) -> None:
     untold = {"layers": [{"name": "w", "missing": {"equilibrium_norm": {"code": "x", "reason": "the rate is 0"}}}]}
     asked = section([make("norms", norms), make("intrinsic-lr", untold)], "Norms and equilibrium")
     assert asked.sentences == ("No layer has an equilibrium norm: the rate is 0.",)
-    own = {"code": NOT_INVARIANT.code, "reason": NOT_INVARIANT.words}
+    own = {"code": "not-scale-invariant", "reason": "the layer is not scale-invariant, so that it has none"}
     scaled = make("intrinsic-lr", {"layers": [{"name": "w", "missing": {"equilibrium_norm": own}}]})
     once = section([make("norms", norms), scaled], "Norms and equilibrium")
-    assert once.sentences == ("No layer has an equilibrium norm: the layer is not scale-invariant.",)
+    assert once.sentences == ("No layer has an equilibrium norm, as none is scale-invariant.",)
     untold["layers"].append({"name": "v", "missing": {"equilibrium_norm": {"code": "y", "reason": "it is frozen"}}})
     several = section([make("norms", norms), make("intrinsic-lr", untold)], "Norms and equilibrium")
     assert several.sentences == ("No layer has an equilibrium norm.",), "no reason holds for all"
