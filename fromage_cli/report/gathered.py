@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from posixpath import normpath
 from typing import Any
 
 from fromage_cli.findings import Finding, Severity
 from fromage_cli.report.opening import Envelope
-from fromage_cli.report.told import FARTHEST_STEP, as_number, at, entries_at, number_at, text_at
+from fromage_cli.report.runs import place_of, runs_of, same_place, short_names, step_of
+from fromage_cli.report.told import as_number, at, entries_at, text_at
 
 SEVERITIES: tuple[Severity, ...] = ("fail", "warn", "info")
 
@@ -30,8 +30,7 @@ class Answered:
 
     def is_of_checkpoint(self, other: "Answered") -> bool:
         """Whether both are about one checkpoint, of which one may tell the whole path and the other its end."""
-        own, its = (f"/{normpath(one.place)}" for one in (self, other))
-        return self.step == other.step and (own.endswith(its) or its.endswith(own))
+        return self.step == other.step and same_place(self.place, other.place)
 
 
 class Gathered:
@@ -60,32 +59,36 @@ class Gathered:
         return found[-1].result if found else None
 
     @cached_property
-    def findings(self) -> list[Finding]:
-        """Those of all answers, the gravest first; of the same about the same layer the latest.
+    def runs(self) -> dict[str, str]:
+        """The short name of each run, by its directory; one at most where all answers are about one run."""
+        return short_names([run for run in dict.fromkeys(runs_of(self.answers)) if run])
 
-        One of an earlier checkpoint than the last says its step.
+    @cached_property
+    def findings(self) -> list[Finding]:
+        """Those of all answers, the gravest first; of the same about the same layer of a run the latest.
+
+        One of an earlier checkpoint than the last says its step, and of several runs each says its own.
         """
-        told: dict[tuple[str, str | None], Finding] = {}
-        steps = [(step_of(envelope), envelope) for envelope in self.answers]
-        last = max((step for step, _ in steps if step is not None), default=None)
-        for step, envelope in sorted(steps, key=lambda each: -1 if each[0] is None else each[0], reverse=True):
+        told: dict[tuple[str, str | None, str], Finding] = {}
+        runs = runs_of(self.answers) if len(self.runs) > 1 else [""] * len(self.answers)
+        steps = [(step_of(envelope), run, envelope) for run, envelope in zip(runs, self.answers, strict=True)]
+        last: dict[str, int] = {}
+        for step, run, _ in steps:
+            last |= {} if step is None else {run: max(step, last.get(run, step))}
+        for step, run, envelope in sorted(steps, key=lambda each: -1 if each[0] is None else each[0], reverse=True):
             for entry in entries_at(envelope, "findings"):
                 finding = _finding(entry)
-                if finding is not None and (finding.code, finding.layer) not in told:
-                    earlier = f" (step {step})" if step is not None and step != last else ""
-                    told[finding.code, finding.layer] = replace(finding, message=f"{finding.message}{earlier}")
+                if finding is not None and (finding.code, finding.layer, run) not in told:
+                    earlier = f" (step {step})" if step is not None and step != last[run] else ""
+                    whose = f" ({self.runs[run]})" if run else ""
+                    told[finding.code, finding.layer, run] = replace(
+                        finding, message=f"{finding.message}{earlier}{whose}"
+                    )
         return sorted(told.values(), key=lambda one: SEVERITIES.index(one.severity))
 
 
-def step_of(envelope: Envelope) -> int | None:
-    """The step of the last checkpoint of an answer; None where it is not known."""
-    step = number_at((entries_at(envelope, "checkpoints") or [{}])[-1], "step")
-    return int(step) if step is not None and abs(step) < FARTHEST_STEP else None
-
-
 def _answered(envelope: Envelope) -> Iterator[Answered]:
-    place = text_at((entries_at(envelope, "checkpoints") or [{}])[-1], "path")
-    where = (step_of(envelope), place)
+    where = (step_of(envelope), place_of(envelope))
     command, result = text_at(envelope, "command"), envelope.get("result")
     if not isinstance(result, Mapping):
         return

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fromage_cli.counting import counted
+from fromage_cli.missing import Why
 from fromage_cli.report.figures import MOST_ROWS, Curve, balance, curves
 from fromage_cli.report.gathered import Gathered
 from fromage_cli.report.parts import LAYER, Figure, Section, figure, sheet
@@ -69,6 +70,8 @@ def equilibrium(gathered: Gathered) -> Section | None:
     named = len(ratios)
     reasons = {text_at(one, "missing", "equilibrium_norm", "reason") for one in entries_at(settled, "layers")}
     why = f": {''.join(reasons).rstrip('.')}" if len(reasons) == 1 and any(reasons) else ""
+    codes = {text_at(one, "missing", "equilibrium_norm", "code") for one in entries_at(settled, "layers")}
+    why = ", as none is scale-invariant" if codes == {Why.NOT_SCALE_INVARIANT} else why
     least, largest = (number(each((ratio for _, ratio in ratios), default=1.0)) for each in (min, max))
     now = f"{least} ×" if least == largest else f"{least} to {largest} ×"
     sentences = [

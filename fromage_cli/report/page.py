@@ -15,7 +15,7 @@ from fromage_cli.diagnostics.check.findings import sentence
 from fromage_cli.diagnostics.check.result import Verdict
 from fromage_cli.findings import Finding, Severity, gravest_remedy
 from fromage_cli.reference.explanations import explanations
-from fromage_cli.report.gathered import SEVERITIES, Gathered
+from fromage_cli.report.gathered import Gathered
 from fromage_cli.report.opening import DIGITS, MARK, Envelope, packed, rounded
 from fromage_cli.report.sections import sections
 from fromage_cli.report.told import at, entries_at, text_at
@@ -26,6 +26,7 @@ MOST_FINDINGS = 200
 SEVERITY_WORDS = {"fail": "Failure", "warn": "Warning", "info": "For information"}
 VERDICT_OF: dict[Severity, Verdict] = {"fail": "stop", "warn": "look", "info": "go"}
 """By the gravest finding."""
+MORE_TIME = "Give more time: raise --time-limit, or leave it out. --estimate tells how long it takes."
 
 
 @dataclass(frozen=True)
@@ -79,31 +80,47 @@ def html_page(answers: Sequence[Envelope]) -> str:
 def title_of(gathered: Gathered) -> str:
     """The run: the last two names of the path of its last checkpoint."""
     places = [one.place for one in gathered.answered if one.place]
+    if not places and not gathered.answered:
+        return "no answer"
     return "/".join(places[-1].rstrip("/").split("/")[-2:]) if places else "a network"
 
 
 def summary_of(gathered: Gathered) -> Summary:
-    """The verdict of `check` where it was asked, else how grave the findings are, and the remedy of the gravest."""
+    """The verdict of `check` where it was asked, else that of the gravest finding; and the remedy of the gravest."""
     told, findings = gathered.last("check"), gathered.findings
+    failed = [one for one in gathered.answers if at(one, "error") is not None]
     ended = [
-        f"{text_at(one, 'command')} ended early: {text_at(one, 'error', 'message')}"
-        for one in gathered.answers
-        if at(one, "error") is not None
+        f"{text_at(one, 'command')} {'could not run' if at(one, 'result') is None else 'ended early'}: "
+        f"{text_at(one, 'error', 'message')}"
+        for one in failed
     ]
     skipped = entries_at(told, "skipped")
     reasons = dict.fromkeys(text_at(one, "reason") for one in skipped)
     unseen = (*ended, *(f"Not looked: {_commands(skipped, reason)}. {reason}" for reason in reasons))
-    verdict = text_at(told, "verdict")
+    unseen += (f"These answers are about several runs: {', '.join(gathered.runs)}.",) if len(gathered.runs) > 1 else ()
+    hint = next((words for one in failed if (words := text_at(one, "error", "hint"))), "")
     worst: Severity = next((one.severity for one in findings), "info")
-    if verdict == VERDICT_OF[worst]:
-        looked = at(told, "looked")
-        words = sentence(VERDICT_OF[worst], findings, len(looked) if isinstance(looked, list) else 0)
-        remedy = gravest_remedy(findings) if verdict != "go" else "" if ended else "Train on."
-        return Summary(words, VERDICT_OF[worst], remedy, unseen)
-    kinds = {severity: sum(one.severity == severity for one in findings) for severity in SEVERITIES}
-    counts = f"{counted(kinds['fail'], 'failure')} and {counted(kinds['warn'], 'warning')}"
-    words = f"{counted(len(gathered.answers), 'answer')} with {counts}."
-    return Summary(words, VERDICT_OF[worst], "" if worst == "info" else gravest_remedy(findings), unseen)
+    kind = VERDICT_OF[worst]
+    if worst != "info":
+        return Summary(sentence(kind, findings, 0), kind, gravest_remedy(findings), unseen)
+    if failed and not gathered.answered:
+        commands = ", ".join(dict.fromkeys(text_at(one, "command") for one in failed))
+        words = f"No answer: {commands} could not run. {text_at(failed[0], 'error', 'message')}"
+        return Summary(words, "look", hint, unseen[1:])
+    late = [one for one in skipped if one.get("limited") is True]
+    looked = at(told, "looked")
+    asked = len(looked) if isinstance(looked, list) else 0
+    if 2 * len(late) >= asked + len(skipped) > 0 and late:
+        words = f"No verdict: {len(late)} of {asked + len(skipped)} commands did not look."
+        return Summary(words, "look", hint or MORE_TIME, unseen)
+    words = sentence("go", findings, asked) if text_at(told, "verdict") == "go" else nothing_wrong(gathered)
+    return Summary(words, kind, hint if failed else MORE_TIME if late else "Train on.", unseen)
+
+
+def nothing_wrong(gathered: Gathered) -> str:
+    """Of saved answers without a warning, how many there are and of which commands."""
+    told = [text_at(one, "command") for one in gathered.answers if at(one, "result") is not None]
+    return f"Nothing wrong in {counted(len(told), 'answer')}: {', '.join(dict.fromkeys(told))}."
 
 
 def _commands(skipped: Sequence[Mapping[str, Any]], reason: str) -> str:

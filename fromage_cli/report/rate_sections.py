@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from fromage_cli.missing import Why
 from fromage_cli.report.figures import Curve, Mark, curves, ruler
 from fromage_cli.report.gathered import Gathered
 from fromage_cli.report.parts import LAYER, Section, figure, sheet
@@ -18,7 +19,11 @@ RATE_MARKS = {
 }
 """Estimates of `suggest-lr` on the ruler."""
 
-
+ASK_FOR_RUNS = (
+    "The rate to train at is not known. Short runs of `fromage-diag suggest-lr CKPT` tell it. "
+    "Save its answer as JSON, and give report that file as well."
+)
+"""Where no short runs were asked for."""
 OUTCOMES = {
     "falls": "In simulated steps at this rate the loss falls.",
     "spikes": "In simulated steps at this rate the loss jumps and comes back.",
@@ -60,7 +65,7 @@ def learning_rate(gathered: Gathered) -> Section | None:
         LAYER,
         ("own rate", "Learning rate at which this layer moves by the relative step that is sure."),
         ("stops helping at", "Relative step of all layers from which on this one no longer helps."),
-        ("cosine", "Between the step and the way straight down the loss: 1 is downhill, 0 mostly noise."),
+        ("cosine", "The cosine is that of the angle between the step and steepest descent: 1 is downhill, 0 across."),
     )
     picture = ruler(marks, "Learning rates", "learning rate, logarithmic")
     return Section(
@@ -73,6 +78,8 @@ def _rate_to_train_at(told: Mapping[str, Any]) -> str:
     rate, low, high = (number_at(told, "recommended", key) for key in ("learning_rate", "low", "high"))
     between = f" between {number(low)} and {number(high)}" if low is not None and high is not None else ""
     reason = text_at(told, "recommended", "reason").rstrip(".")
+    if rate is None and text_at(told, "recommended", "missing", "learning_rate", "code") == Why.NOT_ASKED:
+        return ASK_FOR_RUNS
     if rate is None:
         try_ = f"Rate to train at: try one{between}." if between else "The rate to train at is not known."
         return f"{try_} The reason: {reason}." if reason else try_

@@ -48,7 +48,7 @@ def prepare_output(options: OutputOptions, own: str | None = None) -> Destinatio
 def chosen_format(options: OutputOptions, own: str | None = None) -> str:
     """The format asked for; under `auto` by the file's extension, else tsv for a pipe or a named table, and rich.
 
-    Under `auto` a command with a format of its own writes that; in a terminal it takes a file. Raises UsageError.
+    Under `auto` a command with a format of its own writes that. Raises UsageError.
     """
     if options.json:
         return "json"
@@ -65,8 +65,6 @@ def chosen_format(options: OutputOptions, own: str | None = None) -> str:
             hint=f"Extensions are {' '.join((*([f'.{own}'] if own else []), *EXTENSIONS))}. Or give a --format.",
         )
     if own is not None and options.table is None:
-        if streams.is_terminal(streams.answer()):
-            raise UsageError(f"A {own} document is not for a terminal.", f"Name a file: -o report.{own}")
         return own
     return "rich" if streams.is_terminal(streams.answer()) and options.table is None else "tsv"
 

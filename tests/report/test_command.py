@@ -48,7 +48,7 @@ def test_saved_answers_are_drawn_without_being_asked_again(call: Call, make_brea
     code, out, _ = call("1.json", "--json")
     told = json.loads(out)
     assert code == 0 and told["command"] == "report" and told["result"]["answers"] == [make_breakdown(1)]
-    assert call("1.json", "--format", "rich")[1] == "1 answer with 0 failures and 0 warnings.\n"
+    assert call("1.json", "--format", "rich")[1] == "Nothing wrong in 1 answer: breakdown.\nWhat now: Train on.\n"
 
 
 def test_findings_gate_a_job(call: Call, make: Callable[..., Any]) -> None:
@@ -77,7 +77,26 @@ def test_a_terminal_is_asked_for_a_file(call: Call, monkeypatch: pytest.MonkeyPa
     Path("one.json").write_text(json.dumps(make("state", {})), encoding="utf-8")
     monkeypatch.setattr("fromage_cli.terminal.streams.is_terminal", lambda stream: True)
     code, _, err = call("one.json")
-    assert code == 2 and "-o report.html" in err
+    assert code == 2 and "An HTML page is not for a terminal." in err and "-o report.html" in err
+    code, _, err = call("nosuch")
+    assert code == 3 and "'nosuch' does not exist" in err
+    assert call(SAMPLES / "mlp-2", "--model", "none.py:build")[0] == 2, "before the run is asked"
+
+
+def test_where_the_page_was_written_is_said(call: Call, make: Callable[..., Any]) -> None:
+    Path("one.json").write_text(json.dumps(make("state", {})), encoding="utf-8")
+    assert call("one.json", "-o", "a.html") == (0, "", "note: the page was written to a.html\n")
+    assert call("one.json", "-o", "b.html", "-q") == (0, "", "")
+    assert call("one.json", "-q", "--json", "-o", "c.json") == (0, "", "") and call("one.json")[2] == ""
+
+
+def test_answers_about_two_networks_are_refused(call: Call, make_breakdown: Callable[..., Any]) -> None:
+    other = make_breakdown(2)
+    other["result"]["layers"] = [{"name": "else.where"}]
+    for name, told in (("one.json", make_breakdown(1)), ("two.json", other)):
+        Path(name).write_text(json.dumps(told), encoding="utf-8")
+    code, out, err = call("one.json", "two.json")
+    assert (code, out) == (2, "") and "have no layer in common" in err and "Make one page for each." in err
 
 
 def test_only_report_writes_pages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -99,7 +99,7 @@ def test_an_error_is_an_answer(tmp_path: Path, make: Callable[..., Any]) -> None
         "error": {"code": "input", "message": "It is gone."},
     }
     found = read_answers(written(tmp_path / "a.json", json.dumps(told)))
-    assert "state ended early: It is gone." in html_page(found)
+    assert "No answer: state could not run. It is gone." in html_page(found)
 
 
 def test_what_is_nested_without_end_is_refused(tmp_path: Path, make: Callable[..., Any]) -> None:

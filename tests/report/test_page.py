@@ -61,18 +61,16 @@ def test_the_policy_allows_the_own_style_and_script_alone(make: Make) -> None:
     [
         ("go", "info", "Go on: 2 commands found nothing wrong.", "go"),
         ("stop", "fail", "w: is odd.", "stop"),
-        ("unknown", "warn", "1 answer with 0 failures and 1 warning.", "look"),
-        ("go", "fail", "1 answer with 1 failure and 0 warnings.", "stop"),
-        ("look", "info", "1 answer with 0 failures and 0 warnings.", "go"),
+        ("unknown", "warn", "Look at this: w: is odd.", "look"),
+        ("go", "fail", "Stop: w: is odd.", "stop"),
+        ("unknown", "info", "Nothing wrong in 1 answer: check.", "go"),
     ],
 )
 def test_the_verdict_comes_first(make: Make, verdict: str, severity: str, words: str, kind: str) -> None:
     told = make("check", {"verdict": verdict, "looked": ["state", "norms"]}, findings=[finding("odd", severity, "w")])
     found = summary_of(Gathered([told]))
     assert words in found.verdict and found.kind == kind
-    assert found.remedy == (
-        "Train on." if (verdict, severity) == ("go", "info") else "" if severity == "info" else HINT
-    )
+    assert found.remedy == ("Train on." if severity == "info" else HINT)
     page = html_page([told])
     assert page.index(f'<h1 class="{kind}">') < page.index("<h2")
 
@@ -85,6 +83,53 @@ def test_what_was_not_seen_is_said(make: Make) -> None:
     found = summary_of(Gathered([cut]))
     assert found.remedy == "" and found.unseen[0] == "check ended early: The time limit was reached."
     assert found.unseen[0] in html_page([cut])
+
+
+def test_saved_answers_have_a_verdict_too(make: Make) -> None:
+    answers = [make("norms", {}, 1), make("norms", {}, 2), make("sharpness", {})]
+    found = summary_of(Gathered(answers))
+    assert (found.verdict, found.remedy) == ("Nothing wrong in 3 answers: norms, sharpness.", "Train on.")
+    cut = {"code": "resource", "message": "The memory limit was exceeded.", "hint": "Raise it."}
+    found = summary_of(Gathered([*answers, make("state", {}, error=cut)]))
+    assert found.remedy == "Raise it." and found.unseen == ("state ended early: The memory limit was exceeded.",)
+    found = summary_of(Gathered([*answers, make("state", {}, findings=[finding("odd", "fail")])]))
+    assert (found.verdict, found.kind, found.remedy) == ("Stop: is odd.", "stop", HINT)
+
+
+def test_an_error_alone_is_no_answer(make: Make) -> None:
+    error = {"code": "input", "message": "'nosuch' does not exist.", "hint": "Available: 'run'."}
+    told = {**make("norms", {}), "checkpoints": [], "result": None, "error": error}
+    found = summary_of(Gathered([told]))
+    assert found.verdict == "No answer: norms could not run. 'nosuch' does not exist."
+    assert (found.kind, found.remedy, found.unseen) == ("look", "Available: 'run'.", ())
+    page = html_page([told])
+    assert "<title>no answer · fromage-diag</title>" in page and "ended early" not in page
+    beside = summary_of(Gathered([told, make("state", {})]))
+    assert beside.verdict == "Nothing wrong in 1 answer: state." and beside.remedy == "Available: 'run'."
+    assert beside.unseen == ("norms could not run: 'nosuch' does not exist.",)
+
+
+def test_a_run_that_time_cut_short_has_no_verdict(make: Make) -> None:
+    def skipped(*names: str) -> list[dict[str, Any]]:
+        return [{"command": name, "reason": "It takes long.", "limited": True} for name in names]
+
+    told = {"verdict": "go", "looked": ["inspect"], "skipped": skipped("norms", "breakdown")}
+    found = summary_of(Gathered([make("check", told)]))
+    assert (found.verdict, found.kind) == ("No verdict: 2 of 3 commands did not look.", "look")
+    assert found.remedy.startswith("Give more time: ")
+    most = {"verdict": "go", "looked": ["inspect", "norms", "state"], "skipped": skipped("breakdown")}
+    found = summary_of(Gathered([make("check", most)]))
+    assert found.verdict == "Go on: 3 commands found nothing wrong." and found.remedy.startswith("Give more time: ")
+    grave = summary_of(Gathered([make("check", {**told, "verdict": "stop"}, findings=[finding("odd", "fail")])]))
+    assert grave.verdict == "Stop: is odd." and grave.remedy == HINT
+
+
+def test_answers_about_several_runs_say_so(make: Make) -> None:
+    other = make("norms", {})
+    other["checkpoints"][0]["path"] = "second/step-100"
+    assert summary_of(Gathered([make("norms", {}), other])).unseen == (
+        "These answers are about several runs: run, second.",
+    )
 
 
 def test_findings_of_one_kind_stand_together(make: Make) -> None:

@@ -72,6 +72,9 @@ def test_without_an_optimizer_it_is_asked_for(make: Make) -> None:
         ({"learning_rate": None, "low": 0.1, "high": 0.4, "reason": "none was measured."},
          "Rate to train at: try one between 0.1 and 0.4. The reason: none was measured."),
         ({}, "The rate to train at is not known."),
+        ({"reason": "no short runs were asked for", "missing": {"learning_rate": {"code": "not-asked"}}},
+         "The rate to train at is not known. Short runs of `fromage-diag suggest-lr CKPT` tell it. "
+         "Save its answer as JSON, and give report that file as well."),
     ],
 )  # fmt: skip
 def test_a_rate_is_as_sure_as_it_was_found(make: Make, recommended: dict[str, Any], words: str) -> None:
@@ -149,6 +152,10 @@ def test_norms_stand_against_their_equilibrium(make: Make) -> None:
     untold = {"layers": [{"name": "w", "missing": {"equilibrium_norm": {"code": "x", "reason": "the rate is 0"}}}]}
     asked = section([make("norms", norms), make("intrinsic-lr", untold)], "Norms and equilibrium")
     assert asked.sentences == ("No layer has an equilibrium norm: the rate is 0.",)
+    own = {"code": "not-scale-invariant", "reason": "the layer is not scale-invariant, so that it has none"}
+    scaled = make("intrinsic-lr", {"layers": [{"name": "w", "missing": {"equilibrium_norm": own}}]})
+    once = section([make("norms", norms), scaled], "Norms and equilibrium")
+    assert once.sentences == ("No layer has an equilibrium norm, as none is scale-invariant.",)
     untold["layers"].append({"name": "v", "missing": {"equilibrium_norm": {"code": "y", "reason": "it is frozen"}}})
     several = section([make("norms", norms), make("intrinsic-lr", untold)], "Norms and equilibrium")
     assert several.sentences == ("No layer has an equilibrium norm.",), "no reason holds for all"

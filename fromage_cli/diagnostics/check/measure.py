@@ -41,12 +41,13 @@ class Examination:
         for command in commands:
             left = self.time_left()
             if isinstance(self.error, ResourceError) or (left is not None and left <= 0.0):
-                self.skip([command], OUT_OF_TIME)
+                self.skip([command], OUT_OF_TIME, limited=True)
                 continue
             takes = price(command) if left is not None else None
             if left is not None and takes is not None and takes.seconds is not None and takes.seconds > left:
                 rest = in_seconds(left)
-                self.skip([command], f"It takes about {in_seconds(takes.seconds)}; {rest} of --time-limit are left.")
+                reason = f"It takes about {in_seconds(takes.seconds)}; {rest} of --time-limit are left."
+                self.skip([command], reason, limited=True)
                 continue
             try:
                 self._keep(command, run(command))
@@ -58,22 +59,22 @@ class Examination:
 
         Weights, a loss or a gradient that are not finite are a failure of the run.
         """
-        self.skip(commands, in_full(error))
+        self.skip(commands, in_full(error), limited=isinstance(error, ResourceError))
         if isinstance(error, NotFiniteError):
             message = error.message.removesuffix(".")
             self.failures.append(Finding("loss-not-finite", "fail", message, hint=error.hint))
         elif named or isinstance(error, ResourceError):
             self.error = self.error or error
 
-    def skip(self, commands: Sequence[str], reason: str) -> None:
-        """These do not look, for this reason."""
-        self.skipped += [Skipped(command, reason) for command in commands]
+    def skip(self, commands: Sequence[str], reason: str, *, limited: bool = False) -> None:
+        """These do not look, for this reason; `limited`: it is a limit on time or memory."""
+        self.skipped += [Skipped(command, reason, limited) for command in commands]
 
     def _keep(self, command: str, answers: Answers) -> None:
         """The answer about the last checkpoint, partial or not."""
         last = answers if isinstance(answers, Answer) else answers[-1]
         if isinstance(last, FromageError):
-            self.skip([command], in_full(last))
+            self.skip([command], in_full(last), limited=isinstance(last, ResourceError))
             return
         self.answers[command] = last
         if isinstance(last.error, ResourceError):

@@ -22,6 +22,8 @@ class Skipped:
     command: str
     reason: str
     """A sentence."""
+    limited: bool = False
+    """Whether a limit on time or memory kept it from looking."""
 
 
 @dataclass(frozen=True)

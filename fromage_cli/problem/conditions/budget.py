@@ -49,8 +49,9 @@ class Budget:
         """The limit that is reached, if one is."""
         elapsed = time.monotonic() - self.started
         if self.seconds is not None and elapsed > self.seconds:
+            limit = round(self.seconds, 1) if self.seconds >= 0.5 else self.seconds  # as it was given, or nearly
             return ResourceError(
-                f"The time limit of {self.seconds:g} s was reached after {elapsed:.1f} s.",
+                f"The time limit of {limit:g} s was reached after {elapsed:.1f} s.",
                 "Raise --time-limit, ask for less, or use a smaller batch. --estimate shows the cost beforehand.",
             )
         if self.memory is not None and (peak := peak_memory() or 0) > self.memory:

@@ -74,7 +74,7 @@ def test_a_limit_ends_the_round() -> None:
     for first in (limit, answer(error=limit)):
         found = asked({"a": first, "b": answer()})
         assert found.error is limit
-        assert found.skipped[-1] == Skipped("b", OUT_OF_TIME)
+        assert found.skipped[-1] == Skipped("b", OUT_OF_TIME, limited=True)
 
 
 def test_costs_add_up() -> None:
@@ -87,10 +87,10 @@ def test_a_command_that_takes_longer_than_is_left_does_not_look() -> None:
     found = asked(dict.fromkeys(prices, answer()), left=lambda: 12.0, price=prices.get)
     assert list(found.answers) == ["a", "c", "d"] and found.error is None
     (skipped,) = found.skipped
-    assert skipped.command == "b" and "50 s" in skipped.reason and "12 s" in skipped.reason
+    assert skipped.command == "b" and "50 s" in skipped.reason and "12 s" in skipped.reason and skipped.limited
     assert list(asked(dict.fromkeys(prices, answer()), price=prices.get).answers) == list(prices)  # without a limit
     late = asked({"a": answer()}, left=lambda: 0.0)
-    assert (late.skipped, late.error) == ([Skipped("a", OUT_OF_TIME)], None)
+    assert (late.skipped, late.error) == ([Skipped("a", OUT_OF_TIME, limited=True)], None)
 
 
 def test_the_numbers_of_all_summaries() -> None:

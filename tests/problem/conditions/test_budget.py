@@ -44,3 +44,9 @@ assert resident_memory() - before < 50e6 and peak_memory() - before > 99e6
 def test_what_is_held_now_is_no_more_than_the_peak() -> None:
     held = resident_memory()
     assert held is not None and 0 < held <= peak_memory()
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0.991523, "1"), (59.98, "60"), (2.5, "2.5"), (0.04, "0.04")])
+def test_what_is_left_of_a_limit_is_told_as_it_was_given(seconds: float, shown: str) -> None:
+    reached = Budget(seconds, started=time.monotonic() - 100.0).reached()
+    assert reached is not None and reached.message.startswith(f"The time limit of {shown} s was reached after")
