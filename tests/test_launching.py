@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 SAMPLES = Path(__file__).parents[1] / "sample_checkpoints"
 PROBLEM = [str(SAMPLES / "mlp-2" / "step-000440.safetensors"), "--batch", str(SAMPLES / "mlp-2" / "batch.safetensors")]
@@ -110,8 +112,7 @@ def test_batch_normalisation_in_training_is_refused() -> None:
 
 
 def test_ranks_that_disagree_about_the_batch_end_with_one_message(tmp_path: Path) -> None:
-    import torch
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
     batch = load_file(PROBLEM[-1])
     name = next(name for name, tensor in batch.items() if tensor.is_floating_point())
@@ -273,3 +274,28 @@ def test_an_interrupt_ends_ranks_with_one_message_and_one_document(measuring: bo
     told = json.loads(out)
     assert told["error"]["code"] == "interrupted"
     assert not measuring or told["result"]["etas"], "what was measured so far is shown"
+
+
+@pytest.mark.parametrize("shard", [[], ["--shard"]])
+def test_a_missing_part_of_a_checkpoint_ends_ranks_with_one_message(tmp_path: Path, shard: list[str]) -> None:
+    (tmp_path / "net.py").write_text(NETWORK, encoding="utf-8")
+    weights = {"weight": "model-1.safetensors", "bias": "model-2.safetensors"}
+    index = {"metadata": {}, "weight_map": weights}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    save_file({"weight": torch.ones(3, 4)}, tmp_path / "model-1.safetensors")
+    done = run("breakdown", str(tmp_path), "--model", f"{tmp_path}/net.py:build", "--batch", f"{tmp_path}/net.py:rows",
+               "--nproc", "2", *shard)  # fmt: skip
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.count("error: ") == 1 and "model-2.safetensors" in done.stderr
+
+
+NETWORK = """
+import torch
+
+def build():
+    return torch.nn.Linear(4, 3)
+
+def rows():
+    torch.manual_seed(0)
+    return torch.randn(8, 4), torch.randint(3, (8,))
+"""

@@ -1,12 +1,10 @@
 """From a Problem and an optimizer to a SharpnessResult."""
 
-import math
 from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
 from fromage_cli.checkpoints import OptimizerState
-from fromage_cli.checkpoints.layers import is_lookup_table
 from fromage_cli.diagnostics.sharpness.cost import Request
 from fromage_cli.diagnostics.sharpness.partial_measurement import CurvatureMeasurement
 from fromage_cli.diagnostics.sharpness.result import HessianEigenvalue, SharpnessResult
@@ -29,12 +27,11 @@ from fromage_cli.missing import (
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.curvature.threshold import threshold_of
 from fromage_cli.probes.optimizer_step.matched_state import match_state
+from fromage_cli.probes.structure.sizes import layers_out_of_line
 from fromage_cli.problem.evaluation.curvature_operators import WeightSpace, hessian
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
-from fromage_cli.theory.accumulation import norm
 from fromage_cli.theory.random_draws import OtherDraws
-from fromage_cli.theory.siblings import odd_weights
 
 
 def measure(
@@ -80,7 +77,6 @@ def measure(
     rate, unknown = optimizer.learning_rate, OPTIMIZER_UNKNOWN if optimizer.name is None else None
     model = update.quadratic
     outcome = None if isinstance(model, Missing) else known(model.outcome)
-    matrices = [one for one in tensors if one.parameter.dim() > 1 and not is_lookup_table(one.name, one.kind)]
     result = SharpnessResult(
         loss=loss,
         eigenvalues=tuple(HessianEigenvalue(pair.value, pair.residual) for pair in found),
@@ -109,9 +105,6 @@ def measure(
         quadratic=model,
         layers=layers,
         draws=draws,
-        out_of_line=odd_weights(
-            {one.name: (one.kind, tuple(one.parameter.shape)) for one in matrices},
-            {one.name: norm(one.parameter.detach()) / math.sqrt(one.parameter.numel()) for one in matrices},
-        ),
+        out_of_line=layers_out_of_line(tensors),
     )
     return result if measuring.error is None else Interrupted(result, measuring.error)

@@ -12,10 +12,12 @@ from fromage_cli.findings import (
     gradient_is_rounding,
     gradient_is_zero,
     layers_without_size,
+    weights_out_of_line,
 )
 from fromage_cli.missing import Missing, Why, known
 from fromage_cli.terminal.words import number
 from fromage_cli.theory.rate_calibration import RELIABLE
+from fromage_cli.theory.siblings import WEIGHT_FACTOR
 
 TWO_ANSWERS = "A training rate may lie above the one-step limits."
 UPHILL_ERRORS = 2.0
@@ -27,6 +29,7 @@ def judge(result: SuggestedRates) -> tuple[Finding, ...]:
     wrong = [gradient_is_not_the_losses(*result.contradiction)] if result.contradiction is not None else []
     return (
         *wrong,
+        *(weights_out_of_line(one.name, one.factor, WEIGHT_FACTOR) for one in result.out_of_line),
         *_verified(result),
         *_present_rate(result),
         *_certainty(result),

@@ -22,6 +22,7 @@ from fromage_cli.missing import OPTIMIZER_UNKNOWN, Interrupted, Missing, known
 from fromage_cli.optimizers.rule import FROMAGE
 from fromage_cli.optimizers.settings import Optimizer
 from fromage_cli.probes.optimizer_step.matched_state import match_state
+from fromage_cli.probes.structure.sizes import layers_out_of_line
 from fromage_cli.problem.evaluation.problem import Problem
 from fromage_cli.problem.networks.layers import TrainableTensor
 
@@ -109,6 +110,7 @@ def measure(
         contradiction=read_contradiction(crossing, problem.base.loss),
         draws=measuring.draws,
         without_size=measuring.update.line.direction.without_size,
+        out_of_line=layers_out_of_line(tensors),
     )
     for words in notes_on(measuring, optimizer, crossing, request.batch_size):
         note(words)

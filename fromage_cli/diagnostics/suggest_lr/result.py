@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from fromage_cli.missing import NO_OTHER_DRAWS, Basis, Missing, Why
 from fromage_cli.theory.random_draws import OtherDraws
+from fromage_cli.theory.siblings import OutOfLine
 
 NO_LAYER_MOVES = Missing(Why.NOTHING_MOVES, "no layer of the group moves by a relative step")
 NO_SHARPNESS = Missing(Why.NOT_ASKED, "the curvature was not asked for: --sharpness")
@@ -253,3 +254,5 @@ class SuggestedRates:
     """Learning rates from which on the same step raises the loss under other draws."""
     without_size: tuple[str, ...] = ()
     """Layers whose weights are zero or far smaller than their step: they move, and eta leaves them out."""
+    out_of_line: tuple[OutOfLine, ...] = ()
+    """The layers whose weights differ from those of their siblings: a lower rate may not mend what they do."""
