@@ -149,13 +149,16 @@ def test_the_first_page_of_a_newcomer_is_one_screen() -> None:
 
 
 def test_the_pictures_are_small_and_fetch_nothing() -> None:
-    pictures = sorted((ROOT / "docs").glob("*.svg"))
+    pictures = sorted((ROOT / "docs").glob("breakdown-*.svg"))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert {f"docs/{picture.name}" for picture in pictures} == set(re.findall(r"docs/[\w-]+\.svg", readme))
     for picture in pictures:
         drawn = picture.read_text(encoding="utf-8")
         assert len(drawn.encode()) < PICTURE_BYTES
         assert "url(http" not in drawn and "href" not in drawn
+    for picture in (ROOT / "docs").glob("plot-*.svg"):
+        drawn = picture.read_text(encoding="utf-8")
+        assert "url(http" not in drawn and all(place.startswith("#") for place in re.findall('href="([^"]*)"', drawn))
 
 
 @pytest.mark.parametrize("page", [*PAGES, *sorted(ROOT.glob("[CS]*.md"))], ids=label)
