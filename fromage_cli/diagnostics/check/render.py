@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from fromage_cli.counting import counted
-from fromage_cli.diagnostics.check.findings import sentence
+from fromage_cli.diagnostics.check.findings import TOO_SHARP, sentence
 from fromage_cli.diagnostics.check.forward_pass import FORWARD_PASS
 from fromage_cli.diagnostics.check.result import CheckResult, Comparison, Verdict
 from fromage_cli.diagnostics.check.rules import RULES
@@ -46,6 +46,11 @@ def render(result: CheckResult, findings: Sequence[Finding], style: PageStyle) -
     if unjudged is not None:
         page.append(prose(f"Not judged by sharpness: whether the rate is stable, because {unjudged}.", style, "dim"))
         troubled.add("sharpness")
+    signs = {told_by(one) for one in findings if one.severity == "info" and one.code in set().union(*TOO_SHARP)}
+    if alone := [command for command in result.looked if command in signs - troubled]:
+        words = "One sign of too large steps, which healthy runs have too"
+        page.append(prose(f"{words}: {', '.join(alone)}. -v shows it.", style, "dim"))
+        troubled.update(alone)
     if well := [command for command in result.looked if command not in troubled]:
         page.append(prose(f"Nothing wrong: {', '.join(well)}.", style))
     for reason in dict.fromkeys(one.reason for one in result.skipped):

@@ -48,6 +48,13 @@ def test_a_stability_that_could_not_be_judged_is_not_said_to_be_well() -> None:
         assert ("whether the rate is stable, because the optimizer is not known." in page) == (not well)
 
 
+def test_one_sign_of_two_is_neither_a_warning_nor_nothing() -> None:
+    alone = replace(INFO, code="quadratic-model-rises")
+    result = replace(found("go"), looked=("inspect", "sharpness"))
+    page = drawn(lambda one, style: render(one, (alone,), style), result, 160)
+    assert "which healthy runs have too: sharpness. -v shows it." in page and "Nothing wrong: inspect." in page
+
+
 def test_more_kinds_than_fit_are_counted() -> None:
     many = tuple(replace(WARN, code=f"code-{place}") for place in range(9))
     page = drawn(lambda result, style: render(result, many, style), found("look"), 80)
