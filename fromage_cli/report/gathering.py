@@ -29,11 +29,7 @@ def estimate_run(inputs: Inputs) -> Estimate:
     assert isinstance(check, Answer) and isinstance(check.result, EstimateResult)
     again, times = [price for name in ALONG if (price := inputs.price(name)) is not None], len(along_run(inputs))
     told = [check.result.estimate, *again * times]
-    return Estimate(
-        gradients=sum(one.gradients for one in told),
-        bytes=max((one.bytes for one in told if one.bytes is not None), default=None),
-        seconds=sum(one.seconds or 0.0 for one in told),
-    )
+    return Estimate.of_all(told)
 
 
 def ask_run(inputs: Inputs) -> tuple[list[Envelope], list[Answer], FromageError | None]:

@@ -220,6 +220,15 @@ class Estimate:
     seconds: float | None
     """On this device."""
 
+    @classmethod
+    def of_all(cls, told: Sequence["Estimate"]) -> "Estimate":
+        """What several answers take, one after the other."""
+        return cls(
+            gradients=sum(one.gradients for one in told),
+            bytes=max((one.bytes for one in told if one.bytes is not None), default=None),
+            seconds=sum(one.seconds or 0.0 for one in told),
+        )
+
 
 @dataclass(frozen=True)
 class EstimateResult:

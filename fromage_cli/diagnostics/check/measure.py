@@ -98,11 +98,7 @@ class Examination:
     def cost(self) -> Estimate:
         """What all commands take, where each has told its own."""
         told = [one.result.estimate for one in self.answers.values() if isinstance(one.result, EstimateResult)]
-        return Estimate(
-            gradients=sum(one.gradients for one in told),
-            bytes=max((one.bytes for one in told if one.bytes is not None), default=None),
-            seconds=sum(one.seconds or 0.0 for one in told),
-        )
+        return Estimate.of_all(told)
 
     @property
     def results(self) -> Mapping[str, object]:

@@ -230,7 +230,7 @@ def _require_finite(checkpoint: "Checkpoint", found: Mapping[str, Tensor], own: 
     counts: dict[str, float] = dict(own)
     if spread:  # each rank has read rows of its own
         counts |= zip(spread, ranks.current().sums(list(spread.values())), strict=True)
-    nonfinite = [f"{name}: {int(count)} of {found[name].numel()}" for name, count in counts.items() if count]
+    nonfinite = [f"{name}: {int(counts[name])} of {found[name].numel()}" for name in found if counts.get(name)]
     if nonfinite:
         raise NotFiniteError(
             f"{checkpoint.place} holds NaN or infinity in {counted(len(nonfinite), 'tensor')}: "
