@@ -8,7 +8,7 @@ from fromage_cli.report.figures import Curve, Mark, curves, ruler
 from fromage_cli.report.gathered import Gathered
 from fromage_cli.report.parts import LAYER, Section, figure, sheet
 from fromage_cli.report.told import at, entries_at, number_at, numbers_at, text_at
-from fromage_cli.terminal.words import OPTIMIZER_TITLES, number
+from fromage_cli.terminal.words import OPTIMIZER_TITLES, number, number_range
 
 RATE_MARKS = {
     "measured": "every layer helps",
@@ -41,15 +41,16 @@ def learning_rate(gathered: Gathered) -> Section | None:
     estimates = {text_at(one, "name"): number_at(one, "learning_rate") for one in entries_at(told, "estimates")}
     marks = [Mark(rate, words) for name, words in RATE_MARKS.items() if (rate := estimates.get(name))]
     own = number_at(told, "optimizer", "current_learning_rate") or number_at(curvature, "learning_rate")
+    lowest = number_at(told, "optimizer", "lowest_learning_rate") or number_at(curvature, "lowest_learning_rate")
     name = text_at(told, "optimizer", "name")
     other = text_at(curvature, "optimizer")
     stable = number_at(curvature, "stable_learning_rate") if not name or not other or name == other else None
     best = number_at(told, "recommended", "learning_rate")
     marks += [Mark(stable, "tolerated by the curvature")] if stable else []
     marks += [Mark(best, "rate to train at", "advice")] if best else []
-    marks += [Mark(own, "your rate", "you")] if own else []
+    marks += [Mark(own, "your rate" if lowest is None else "your highest rate", "you")] if own else []
     optimizer = OPTIMIZER_TITLES.get(name or other, name or other) or "The optimizer"
-    sentences = [f"{optimizer} trains at {number(own)}."] if own else []
+    sentences = [f"{optimizer} trains at {number_range(lowest, own)}."] if own else []
     if not name and not other:
         sentences.append("The optimizer is not known. Name it and your rate: --optimizer adamw --lr 0.001.")
     if told is not None and (name or other):
@@ -105,7 +106,7 @@ def curvature(gathered: Gathered) -> Section | None:
     sentences = []
     own, outcome = number_at(told, "learning_rate"), text_at(told, "quadratic", "outcome")
     if ratio is not None and ratio > 0.0:
-        rate = "" if own is None else f" at {number(own)}"
+        rate = "" if own is None else f" at {number_range(number_at(told, 'lowest_learning_rate'), own)}"
         sentences.append(f"The curvature is {number(100.0 * ratio)} % of what the optimizer tolerates{rate}.")
     elif reason := text_at(told, "missing", "ratio", "reason"):
         sentences.append(f"It is not held against the rate: {reason.rstrip('.')}.")

@@ -96,6 +96,12 @@ def number(value: float | Missing | None, ascii_only: bool = False) -> str:
     return f"{value:.3g}"
 
 
+def number_range(low: float | None, high: float) -> str:
+    """`0.05 to 1.5`, or one number where there is no other or both look the same."""
+    bounds = [number(high)] if low is None else dict.fromkeys((number(low), number(high)))
+    return " to ".join(bounds)
+
+
 _UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 
 

@@ -14,6 +14,7 @@ from fromage_cli.terminal.words import (
     in_seconds,
     middle,
     number,
+    number_range,
     sparkline,
     visible,
 )
@@ -40,6 +41,12 @@ from fromage_cli.terminal.words import (
 )
 def test_number(value, words):
     assert number(value) == words
+
+
+def test_number_range() -> None:
+    assert number_range(0.05, 1.5) == "0.05 to 1.5"
+    assert number_range(None, 1.5) == number_range(1.4999, 1.5) == "1.5"
+    assert number_range(0.0, 1.5) == "0 to 1.5"
 
 
 def test_number_without_a_dash_in_ascii():

@@ -6,7 +6,7 @@ from typing import Literal
 from fromage_cli.diagnostics.sharpness.findings import GIVE_STATE, MEASURE_LATER, WARM_UP
 from fromage_cli.diagnostics.sharpness.result import QuadraticModel, SharpnessResult
 from fromage_cli.missing import Missing, Why, known
-from fromage_cli.terminal.words import OPTIMIZER_TITLES, number
+from fromage_cli.terminal.words import OPTIMIZER_TITLES, number, number_range
 
 Situation = Literal[
     "not-measured",
@@ -153,7 +153,7 @@ def advise(result: SharpnessResult) -> str:
     told: dict[Situation, str] = {
         "no-optimizer": "for a verdict name optimizer and rate: --optimizer sgd --lr 0.1",
         "no-rate": GIVE_RATE,
-        "bad-course": WARM_UP if result.before_adam and not result.adam_unsaved else "lower the rate, or warm it up.",
+        "bad-course": WARM_UP if result.before_adam and not result.adam_unsaved else f"lower {_rates_below(result)}.",
         "adam-begins": MEASURE_LATER,
         "adam-unsaved": GIVE_STATE,
         "flat": "nothing to change; suggest-lr tells how far one step may go.",
@@ -162,14 +162,21 @@ def advise(result: SharpnessResult) -> str:
         limit = number(stable)
         told["stable"] = f"nothing to change; up to {limit} stays stable at today's curvature."
         told["edge"] = f"nothing to change while the loss falls over many steps; the ratio is 1 at {limit}."
-        told["grows"] = f"lower the rate below {limit}, or warm it up."
+        told["grows"] = f"lower {_rates_below(result, limit)}."
     if critical is not None:
         rises = 2.0 / critical
         small = f"nothing to change; a step at up to {number(rises)} does not raise the loss of these rows. "
         small += "suggest-lr also tries rows outside the batch."
-        large = f"lower the rate below {number(rises)}, or warm it up."
+        large = f"lower {_rates_below(result, number(rises))}."
         told["one-step"] = GIVE_RATE if rate is None else large if rate >= rises else small
     return told.get(found, "")
+
+
+def _rates_below(result: SharpnessResult, limit: str = "") -> str:
+    """What is to be lowered; where groups differ, all of their rates, so that they keep their ratios."""
+    if result.lowest_learning_rate is None:
+        return f"the rate{limit and f' below {limit}'}, or warm it up"
+    return f"all rates alike{limit and f', the highest below {limit}'}, or warm them up"
 
 
 GIVE_RATE = "for a verdict give your rate: --lr RATE"
@@ -181,9 +188,11 @@ def optimizer_title(result: SharpnessResult) -> str:
 
 
 def optimizer_at_rate(result: SharpnessResult) -> str:
-    """The same with its rate; empty where no optimizer is known."""
+    """The same with its rate, or the rates of its groups; empty where no optimizer is known."""
     rate, title = known(result.learning_rate), optimizer_title(result)
-    return "" if result.optimizer is None else title if rate is None else f"{title} at {number(rate)}"
+    if result.optimizer is None or rate is None:
+        return "" if result.optimizer is None else title
+    return f"{title} at {number_range(result.lowest_learning_rate, rate)}"
 
 
 def course(model: QuadraticModel) -> str:

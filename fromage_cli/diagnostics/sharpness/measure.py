@@ -105,6 +105,7 @@ def measure(
         quadratic=model,
         layers=layers,
         draws=draws,
+        lowest_learning_rate=measuring.matched.lowest_rate,
         out_of_line=layers_out_of_line(tensors),
     )
     return result if measuring.error is None else Interrupted(result, measuring.error)

@@ -126,6 +126,8 @@ class SharpnessResult:
     """In model order; empty unless asked for."""
     draws: OtherDraws | Missing = NO_OTHER_DRAWS
     """v^T H_s v under other draws s, v the eigenvector of the largest eigenvalue: no more than that of each draw."""
+    lowest_learning_rate: float | None = None
+    """Of the parameter groups, where their rates differ; `learning_rate` is then the highest."""
     out_of_line: tuple[OutOfLine, ...] = ()
     """The layers whose weights differ from those of their siblings: one of them may be what makes the network sharp."""
 

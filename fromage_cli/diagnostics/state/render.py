@@ -15,7 +15,7 @@ from fromage_cli.missing import Missing, known
 from fromage_cli.terminal.answer import PageStyle, Table, summary
 from fromage_cli.terminal.page import Fact, facts, shown_rows
 from fromage_cli.terminal.tables import Column, hidden_rows, house_table, prose
-from fromage_cli.terminal.words import OPTIMIZER_TITLES, number
+from fromage_cli.terminal.words import OPTIMIZER_TITLES, number, number_range
 
 LEGEND = (
     "Relative update: the size of the last update over that of the weights, without weight decay and before rounding. "
@@ -31,8 +31,7 @@ LITTLE = 1e-6
 def header(result: StateResult) -> tuple[str, ...]:
     """Optimizer, rate and updates so far."""
     rates = {rate for group in result.groups if (rate := known(group.learning_rate)) is not None}
-    bounds = sorted({number(min(rates)), number(max(rates))}, key=float) if rates else []
-    at = f" at {' to '.join(bounds)}" if bounds else ""
+    at = f" at {number_range(min(rates), max(rates))}" if rates else ""
     steps = known(result.state_step)
     name = OPTIMIZER_TITLES.get(result.optimizer or "", result.optimizer or "unknown optimizer")
     return (f"{name}{at}", f"{number(steps)} updates" if steps is not None else "")

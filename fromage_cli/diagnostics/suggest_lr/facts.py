@@ -16,7 +16,7 @@ from fromage_cli.diagnostics.suggest_lr.result import SuggestedRates
 from fromage_cli.missing import Missing, Why, known
 from fromage_cli.terminal.answer import PageStyle, Table, summary
 from fromage_cli.terminal.page import Band, Fact, Mark
-from fromage_cli.terminal.words import OPTIMIZER_TITLES, number
+from fromage_cli.terminal.words import OPTIMIZER_TITLES, number, number_range
 from fromage_cli.theory.rate_calibration import INTERVAL
 
 NOT_KNOWN = "not known"
@@ -28,7 +28,9 @@ def trained_at(result: SuggestedRates) -> str:
     name, rate = result.optimizer.name, known(result.optimizer.current_learning_rate)
     if name is None:
         return "no optimizer named"
-    return OPTIMIZER_TITLES[name] if rate is None else f"{OPTIMIZER_TITLES[name]} at {number(rate)}"
+    if rate is None:
+        return OPTIMIZER_TITLES[name]
+    return f"{OPTIMIZER_TITLES[name]} at {number_range(result.optimizer.lowest_learning_rate, rate)}"
 
 
 def next_step(result: SuggestedRates) -> Iterator[Fact]:

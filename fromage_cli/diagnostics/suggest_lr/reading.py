@@ -213,6 +213,7 @@ def read_settings(
     return OptimizerSettings(
         name=optimizer.name,
         current_learning_rate=rate,
+        lowest_learning_rate=measuring.matched.lowest_rate,
         current_ratio=ratio,
         momentum=optimizer.momentum if optimizer.has("momentum") else unknown,
         betas=optimizer.betas if optimizer.has("betas") else unknown,

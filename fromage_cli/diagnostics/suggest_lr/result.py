@@ -112,7 +112,9 @@ class OptimizerSettings:
 
     name: str | None
     current_learning_rate: float | Missing
-    """As given, or found in the checkpoint."""
+    """As given, or found in the checkpoint; of parameter groups the highest."""
+    lowest_learning_rate: float | None
+    """Of the parameter groups, where their rates differ."""
     current_ratio: float | Missing
     """It, divided by the limit."""
     momentum: float | Missing | None

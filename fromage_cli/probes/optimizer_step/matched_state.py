@@ -131,6 +131,12 @@ class MatchedState:
         }
         return {name: by_number[number] for name, number in self.numbers.items() if name in self.members}
 
+    @property
+    def lowest_rate(self) -> float | None:
+        """That of the groups, where their rates differ; the optimizer's own is the highest."""
+        rate, shares = self.optimizer.learning_rate, self.rate_shares
+        return min(shares.values()) * rate if shares and rate is not None else None
+
 
 def group_shares(state: OptimizerState) -> tuple[float, ...]:
     """Each group's rate over the highest of any; those they began with count where all are 0 now."""

@@ -105,6 +105,14 @@ def test_without_a_saved_state_of_adam_a_trained_checkpoint_is_not_said_to_begin
     assert "where Adam begins" in said(begins) and advise(begins).startswith("measure a later checkpoint")
 
 
+def test_of_groups_all_rates_are_named_and_lowered(make_result: MakeResult) -> None:
+    grows = make_result(lowest_learning_rate=0.004, regime=NOT_MEASURED)
+    assert optimizer_at_rate(grows) == "SGD at 0.004 to 0.1"
+    assert advise(grows) == "lower all rates alike, the highest below 0.0821, or warm them up."
+    rises = replace(make_result().quadratic, outcome="rises", losses=(0.5, 2.4))
+    assert advise(replace(grows, quadratic=rises)) == "lower all rates alike, or warm them up."
+
+
 def test_what_is_missing_is_said(make_result: MakeResult) -> None:
     assert said(make_result(eigenvalues=())) == "No curvature was measured."
     no_optimizer = {"optimizer": None, "momentum": None, "regime": NO_RATIO, "quadratic": OPTIMIZER_UNKNOWN}

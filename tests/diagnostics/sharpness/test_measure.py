@@ -561,7 +561,8 @@ def test_whatever_is_null_has_its_reason(
     for trained in (False, True):
         measured = sharpness(problem, optimizer, trained=trained)
         result, told = measured.result, reasons(measured)
-        assert {name for name, value in vars(result).items() if value is None} <= {"optimizer", "momentum"}
+        without = {"optimizer", "momentum", "lowest_learning_rate"}
+        assert {name for name, value in vars(result).items() if value is None} <= without
         assert all(told.values())
         none = OPTIMIZER_UNKNOWN if optimizer.name is None else None
         assert result.momentum == (optimizer.momentum if optimizer.name in ("sgd", "lars") else none)

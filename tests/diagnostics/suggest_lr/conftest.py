@@ -68,7 +68,7 @@ def make_result() -> Callable[..., SuggestedRates]:
         layers = [layer(index) for index in range(11)]
         layers[4] = layer(4, trust_eta=0.0028, trust_relation="crossing", cosine=0.238)
         settings = OptimizerSettings(
-            "adamw", 0.003, 3.115, None, (0.9, 0.95), 0.1, False, 64,
+            "adamw", 0.003, None, 3.115, None, (0.9, 0.95), 0.1, False, 64,
             (
                 GroupRate(0, 11, 0.003, 0.1, 0.000963, "blocks.10.attention.output.weight"),
                 GroupRate(1, 18, 0.003, 0.0, NO_LAYER_MOVES, None),

@@ -14,6 +14,7 @@ from torch import nn
 
 from fromage_cli.checkpoints import OptimizerState, open_checkpoint
 from fromage_cli.diagnostics.suggest_lr.alternatives import settings_as_flags, usual_optimizers
+from fromage_cli.diagnostics.suggest_lr.facts import trained_at
 from fromage_cli.diagnostics.suggest_lr.measure import measure
 from fromage_cli.diagnostics.suggest_lr.partial_measurement import Request
 from fromage_cli.diagnostics.suggest_lr.result import Estimate, SuggestedRates
@@ -260,7 +261,8 @@ def test_the_rate_in_the_checkpoint_is_held_against_the_limit(
     problem = make_problem(network, classification)
     result = suggest(problem, find_settings(Given(), state.settings, Given()), state).result
     first, second = result.optimizer.groups
-    assert result.optimizer.current_learning_rate == 1.0
+    assert (result.optimizer.current_learning_rate, result.optimizer.lowest_learning_rate) == (1.0, 0.5)
+    assert trained_at(result) == "AdamW at 0.5 to 1"
     assert result.optimizer.current_ratio == pytest.approx(1.0 / (result.limit.learning_rate or 0.0))
     assert (first.tensors, first.learning_rate, first.weight_decay) == (3, 1.0, 0.1)
     assert first.limit == pytest.approx(result.limit.learning_rate)

@@ -87,6 +87,7 @@ def test_rates_decays_and_second_moments_condition_the_hessian(
     space = WeightSpace(problem.receiving)
     preconditioning = precondition(match_state(problem, rule, state), space)
     assert preconditioning is not None and groups_differ(match_state(problem, rule, state), space)
+    assert match_state(problem, rule, state).lowest_rate == pytest.approx(min(RATES))
     torch.testing.assert_close(dense(problem, preconditioning.operator), share.sqrt()[:, None] * matrix * share.sqrt())
 
 
@@ -151,6 +152,7 @@ def test_equal_groups_leave_the_hessian_alone(
     preconditioning = precondition(MatchedState(problem, rule), space)
     assert preconditioning is not None and preconditioning.scale is None and preconditioning.decay is None
     assert not groups_differ(MatchedState(problem, rule), space)
+    assert MatchedState(problem, rule).lowest_rate is None
 
 
 @pytest.mark.parametrize("make", [torch.optim.Adam, partial(torch.optim.AdamW, amsgrad=True)], ids=["adam", "amsgrad"])
