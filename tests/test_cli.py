@@ -664,6 +664,8 @@ DO_NOT_EXIST = {
     "intrinsic-lr.layers[].granularity": "the layer is not invariant",
     "sharpness.optimizer": "no optimizer is known",
     "sharpness.momentum": "the optimizer has none",
+    "sharpness.lowest_learning_rate": "its groups do not differ",
+    "suggest-lr.optimizer.lowest_learning_rate": "its groups do not differ",
     "hypergrad.optimizer": "no optimizer is known",
     "hypergrad.steps": "no further steps are looked at",
     "hypergrad.copies": "no derivative was taken through steps",
@@ -704,3 +706,18 @@ def test_every_null_tells_why_it_is_missing_or_stands_for_what_does_not_exist(co
         untold = {re.sub(r"\[\d+\]", "[]", path) for path in {*nulls(envelope["result"], "result")} - infinite}
         paths = {path.replace("result", command, 1).removeprefix("check.results.") for path in untold}
         assert {path for path in paths if not path.startswith(AS_SAVED)} <= DO_NOT_EXIST.keys(), arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["breakdown", "x.pt", "--simulate", "3"], "sharpness has it."),
+        (["inspect", "x.pt", "--lr", "0.1"], "Other commands have it."),
+        (["inspect", "x.pt", "--optimzer-key", "x"], "Did you mean --optimizer-key"),
+        (["--simulate", "3", "breakdown"], "fromage-diag sharpness CKPT --simulate"),
+    ],
+)
+def test_an_unknown_option_is_answered_with_the_command_that_has_it(arguments, hint, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2 and hint in capsys.readouterr().err

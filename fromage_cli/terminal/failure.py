@@ -80,17 +80,26 @@ def _usage(error: BaseException) -> UsageError:
         name = "Name a file or a directory. " if _sentence(error).startswith("CKPT") else ""
         return UsageError(_sentence(error), hint=name + nearest_choice(error) + hint)
     typed = str(getattr(error, "option_name", "")).partition("=")[0]
-    below = [command.command(name) for name in getattr(command, "commands", ())]
-    if typed in {name for one in below for parameter in one.params for name in parameter.opts}:
+    if below := _having(command, typed):
         return UsageError(
             f"{visible(typed)} stands before the command.",
-            hint=f"Put it after the command: fromage-diag inspect CKPT {visible(typed)}",
+            hint=f"Put it after the command: fromage-diag {below[0]} CKPT {visible(typed)}",
         )
     parameters = command.get_params(context) if command is not None else []
     known = [name for parameter in parameters for name in (*parameter.opts, *parameter.secondary_opts)]
     near = get_close_matches(typed, known, n=3, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(near)}? {hint}" if near else hint
+    others = _having(getattr(getattr(context, "parent", None), "command", None), typed)
+    if others:
+        hint = f"{others[0]} has it. {hint}" if len(others) == 1 else f"Other commands have it. {hint}"
+    elif near:
+        hint = f"Did you mean {' or '.join(near)}? {hint}"
     return UsageError(f"There is no option {visible(typed)}.", hint=hint)
+
+
+def _having(group: Any, option: str) -> list[str]:
+    """The commands of a group that have an option."""
+    commands = [group.command(name) for name in getattr(group, "commands", ())]
+    return [one.name for one in commands if any(option in parameter.opts for parameter in one.params)]
 
 
 def _sentence(error: BaseException) -> str:

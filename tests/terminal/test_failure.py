@@ -104,6 +104,7 @@ def test_a_command_must_heed_estimate_or_have_no_such_flag(call):
     without = call("other-one", "x", "--estimate")
     assert without.code == 2
     assert "There is no option --estimate" in without.err
+    assert "hint: Other commands have it." in without.err
 
 
 def test_a_path_that_nobody_could_read_is_cut_in_the_middle() -> None:
