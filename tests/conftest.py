@@ -43,8 +43,9 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def interruptible() -> None:
-    """Tests send interrupts, which a shell lets its background jobs, and all their children, ignore."""
+    """Tests send signals that a shell, or nohup, lets background jobs and all their children ignore."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def closed(schema: Any) -> Any:
