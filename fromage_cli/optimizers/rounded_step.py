@@ -125,8 +125,8 @@ def next_weights(
     """The weights after the step that saved moments make, bit for bit as torch makes them.
 
     That is torch 2.13 on a CPU with one thread. For SGD, up to 31 entries at a tensor's end may differ: torch also
-    rounds rate * buffer there. Some processors round the square roots of float32 moments otherwise, which changes one of
-    100 000 entries.
+    rounds rate * buffer there. Some processors round the square roots of float32 moments otherwise, which changes one
+    of 100 000 entries.
 
     `moments` is the dtype of the moments, by default that of the weights, in which torch makes them; `decayed` what
     `after_decay` gave, where it is known. Known are Adam, AdamW, AMSGrad, SGD with momentum, and Lion as this package
