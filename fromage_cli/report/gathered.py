@@ -21,6 +21,8 @@ class Answered:
     step: int | None
     place: str
     """The path of the checkpoint."""
+    run: str
+    """The directory of its run; empty where it is not known."""
     result: Mapping[str, Any]
 
     @property
@@ -42,14 +44,27 @@ class Gathered:
     @cached_property
     def answered(self) -> list[Answered]:
         """Every result, in the order of steps, those without a step first."""
-        found = [one for envelope in self.answers for one in _answered(envelope)]
+        runs = runs_of(self.answers)
+        found = [one for envelope, run in zip(self.answers, runs, strict=True) for one in _answered(envelope, run)]
         return sorted(found, key=lambda one: -1 if one.step is None else one.step)
 
+    @cached_property
+    def shown_run(self) -> str:
+        """The directory of the run of the last checkpoint, which sections show; empty where it is not known."""
+        return next((one.run for one in reversed(self.answered) if one.run), "")
+
     def along(self, command: str) -> list[Answered]:
-        """What a command found, one answer a checkpoint, first to last."""
+        """What a command found in one run, one answer a checkpoint, first to last.
+
+        That is the shown run, or where the command has no answer about it, the run of its last answer. Answers whose
+        run is not known count as of it.
+        """
+        own = [one for one in self.answered if one.command == command]
+        runs = [one.run for one in own if one.run]
+        run = self.shown_run if self.shown_run in runs else next(reversed(runs), "")
         found: list[Answered] = []
-        for one in self.answered:
-            if one.command == command:
+        for one in own:
+            if one.run in (run, ""):
                 found = [*(other for other in found if not one.is_of_checkpoint(other)), one]
         return found
 
@@ -87,8 +102,8 @@ class Gathered:
         return sorted(told.values(), key=lambda one: SEVERITIES.index(one.severity))
 
 
-def _answered(envelope: Envelope) -> Iterator[Answered]:
-    where = (step_of(envelope), place_of(envelope))
+def _answered(envelope: Envelope, run: str) -> Iterator[Answered]:
+    where = (step_of(envelope), place_of(envelope), run)
     command, result = text_at(envelope, "command"), envelope.get("result")
     if not isinstance(result, Mapping):
         return

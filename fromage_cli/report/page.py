@@ -97,7 +97,9 @@ def summary_of(gathered: Gathered) -> Summary:
     skipped = entries_at(told, "skipped")
     reasons = dict.fromkeys(text_at(one, "reason") for one in skipped)
     unseen = (*ended, *(f"Not looked: {_commands(skipped, reason)}. {reason}" for reason in reasons))
-    unseen += (f"These answers are about several runs: {', '.join(gathered.runs)}.",) if len(gathered.runs) > 1 else ()
+    if len(gathered.runs) > 1:
+        unseen += (f"These answers are about several runs: {', '.join(gathered.runs)}.",)
+        unseen += (f"Sections show {gathered.runs[gathered.shown_run]} where it has answers.",)
     hint = next((words for one in failed if (words := text_at(one, "error", "hint"))), "")
     worst: Severity = next((one.severity for one in findings), "info")
     kind = VERDICT_OF[worst]

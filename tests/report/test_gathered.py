@@ -25,9 +25,11 @@ def test_a_checkpoint_may_be_named_by_its_whole_path_or_by_the_end_of_it(make: M
         envelope = make("state", {"x": x})
         return envelope | {"checkpoints": [{**envelope["checkpoints"][0], "path": place}]}
 
-    places = ("/data/run/step-3", "./run/step-3", "run/step-3", "/data/other/step-3", "un/step-3")
+    places = ("/data/other/step-3", "un/step-3", "/data/run/step-3", "./run/step-3", "run/step-3")
     found = Gathered([about(place, number) for number, place in enumerate(places)])
-    assert [one.place for one in found.along("state")] == ["run/step-3", "/data/other/step-3", "un/step-3"]
+    assert [one.result for one in found.along("state")] == [{"x": 4}]
+    alike = [one.place for one in found.answered if one.is_of_checkpoint(found.answered[-1])]
+    assert alike == ["/data/run/step-3", "./run/step-3", "run/step-3"]
 
 
 def test_findings_are_in_the_order_of_their_severity(make: Make) -> None:

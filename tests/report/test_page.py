@@ -129,6 +129,7 @@ def test_answers_about_several_runs_say_so(make: Make) -> None:
     other["checkpoints"][0]["path"] = "second/step-100"
     assert summary_of(Gathered([make("norms", {}), other])).unseen == (
         "These answers are about several runs: run, second.",
+        "Sections show second where it has answers.",
     )
 
 

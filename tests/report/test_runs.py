@@ -62,6 +62,19 @@ def test_a_finding_of_each_run_is_kept_and_says_its_run(make: Make) -> None:
     assert [one.message for one in Gathered(alike).findings] == ["is odd (A/checkpoints)", "is odd (B/checkpoints)"]
 
 
+def test_what_is_drawn_is_of_one_run(make: Make) -> None:
+    """That of the last checkpoint, or the last run that the command looked at."""
+    told = [about(make, f"{run}/{step}.pt", step) for run, step in (("A", 1), ("B", 1), ("A", 2), ("B", 3))]
+    alone = [about(make, "A/2.pt", 2, command="state"), about(make, "C/1.pt", 1, command="state")]
+    gathered = Gathered([*told, *alone])
+    assert gathered.shown_run == "B"
+    assert [one.place for one in gathered.along("norms")] == ["B/1.pt", "B/3.pt"]
+    assert [one.place for one in gathered.along("state")] == ["A/2.pt"]
+    unknown = {**told[0], "checkpoints": [{"step": 2}]}
+    assert [one.step for one in Gathered([*told, unknown]).along("norms")] == [1, 2, 3]
+    assert Gathered([{**told[0], "checkpoints": []}]).shown_run == "" and not Gathered([]).along("norms")
+
+
 @pytest.mark.parametrize(
     "places",
     [
