@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fromage_cli.diagnostics.norms.findings import judge, span
@@ -60,9 +60,8 @@ def draw(result: NormsResult, subject: str) -> Figure:
     lines = [verdict(result, findings), when_it_hurts(result, verbose=True)]
     if len(result.steps) > 1:
         unnamed = len(layers) - len(SIGNS)
-        lines += [f"Named are the {len(SIGNS)} layers that grow or changed most; {unnamed} more are grey."] * (
-            unnamed > 0
-        )
+        words = f"Named are {len(SIGNS)} layers: those with warnings, then those that grow or changed most."
+        lines += [f"{words} {unnamed} more are grey."] * (unnamed > 0)
         lines += left_out(missing, "layer", "the first norm or its step is no number")
     top = head(figure, subject, *lines)
     axes = figure.subplots(gridspec_kw={"left": 0.085, "right": 0.6, "top": top, "bottom": 0.11})
@@ -71,7 +70,8 @@ def draw(result: NormsResult, subject: str) -> Figure:
     elif not layers:
         say_instead(axes, "No layer has norms that can be drawn.")
     else:
-        _norms(axes, result, layers)
+        sizes = {one.layer: one.value for one in findings if one.code == "layer-out-of-line"}
+        _norms(axes, result, layers, sizes)
     return figure
 
 
@@ -86,8 +86,13 @@ def _course(result: NormsResult, layer: LayerNorms) -> list[tuple[int, float]]:
     return [(step, ratio) for step, ratio in pairs if not isinstance(step, Missing) and 0.0 < ratio < LARGEST]
 
 
-def _norms(axes: Axes, result: NormsResult, layers: Sequence[LayerNorms]) -> None:
-    """A curve for each layer, solid where its size changes no output, and the steps at which growth hurts."""
+def _norms(
+    axes: Axes, result: NormsResult, layers: Sequence[LayerNorms], sizes: Mapping[str | None, float | None]
+) -> None:
+    """A curve for each layer, solid where its size changes no output, and the steps at which growth hurts.
+
+    `sizes`: of the layers whose weights are unlike those of their siblings, the factor.
+    """
     axes.set_yscale("log")
     axes.set_xlabel("training step")
     axes.set_ylabel("‖W‖ over that of the first checkpoint (no unit)")
@@ -112,6 +117,7 @@ def _norms(axes: Axes, result: NormsResult, layers: Sequence[LayerNorms]) -> Non
         if place < len(SIGNS):
             factor, pace = known(layer.first_to_last), f"doubles in {number(doubling(layer))} steps"
             came = ["" if factor is None else f"{number(factor)} ×", pace if grows(layer) else ""]
+            came += [f"weights {number(size)} × its siblings'"] if (size := sizes.get(layer.name)) else []
             entries.append((line, f"{names[place]}\n{', '.join(filter(None, came))}".rstrip()))
         elif place == len(SIGNS):
             entries.append((axes.plot([], [], color=GREY)[0], f"{len(layers) - len(SIGNS)} more layers"))

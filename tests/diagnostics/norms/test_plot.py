@@ -88,7 +88,7 @@ def test_of_many_layers_those_that_grow_or_changed_most_are_named(make_result, m
     figure = plot.draw.__wrapped__(make_result(layers=tuple(map(changed, range(143)))), "run")
     named = [text.split("\n")[0] for text in told(figure.axes[0])]
     assert named == [*(f"layers.{index}" for index in range(142, 134, -1)), "135 more layers"]
-    said = "Named are the 8 layers that grow or changed most; 135 more are grey."
+    said = "Named are 8 layers: those with warnings, then those that grow or changed most. 135 more are grey."
     assert said in [text.get_text() for text in figure.texts]
 
 
@@ -98,6 +98,14 @@ def test_norms_that_cannot_be_drawn_are_left_out_and_it_is_said(make_result, mak
     assert "1 layer is not drawn (the first norm or its step is no number): a$x$\\n." in shown
     axes = panel(make_result(layers=layers))
     assert list(axes.lines[1].get_xdata()) == [0, 2000]
+
+
+def test_a_layer_that_is_larger_than_its_siblings_from_the_start_stands_first(make_result, make_layer):
+    layers = [make_layer(f"blocks.{place}.weight", shape=(6, 54), norms=(1.0, 1.1, 1.2)) for place in range(8)]
+    layers[5] = replace(layers[5], norms=(9.0, 9.0, 9.0), first_norm=9.0, last_norm=9.0, first_to_last=1.0)
+    first, second, *_ = told(panel(make_result(layers=tuple(layers))))
+    assert first.startswith("blocks.5.weight\n1 ×") and first.endswith("weights 7.5 × its siblings'")
+    assert "siblings" not in second
 
 
 def test_layers_are_not_compared_with_each_other(make_result, make_layer, monkeypatch):
