@@ -73,11 +73,12 @@ def part_as(like: Tensor, whole: Tensor) -> Tensor:
 def joined(like: Tensor, parts: Sequence[Tensor]) -> Tensor:
     """Return one vector of all entries of tensors, each rank's parts one behind the other; `like`: one of them."""
     import torch
-    from torch.distributed.tensor import DTensor, Shard
 
     own = torch.cat([own_part(part).detach().reshape(-1) for part in parts])
     if not is_sharded(like):
         return own
+    from torch.distributed.tensor import DTensor, Shard  # for a second, so only where it is used
+
     size = sum(part.numel() for part in parts)
     mesh = cast("DTensor", like).device_mesh
     return DTensor.from_local(own, mesh, [Shard(0)], run_check=False, shape=torch.Size([size]), stride=(1,))

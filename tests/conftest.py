@@ -1,5 +1,6 @@
 """What tests of several rooms share: small problems with known answers."""
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -39,6 +40,12 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     spreads = config.pluginmanager.hasplugin("xdist") and not hasattr(config, "workerinput")
     if whole and spreads and config.option.numprocesses is None:
         config.option.numprocesses, config.option.maxprocesses, config.option.dist = "auto", MOST_WORKERS, "worksteal"
+
+
+def pytest_collection_finish() -> None:
+    """What all tests share stays as it is, so that collecting garbage need not look through it, in any fork either."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
