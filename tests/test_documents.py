@@ -1,8 +1,10 @@
 """README.md and docs/: they show what commands print, links lead somewhere, sentences are short, all is in the site."""
 
 import doctest
+import fcntl
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -71,10 +73,16 @@ def generator() -> Iterator[ModuleType]:
 
 @pytest.fixture(scope="module")
 def files(generator: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files that commands of the pages speak of."""
-    directory = tmp_path_factory.mktemp("reader")
-    generator.make_files(directory)
-    return directory
+    """The files that commands of the pages speak of, made once for all workers; each has a copy of its own."""
+    temporary = tmp_path_factory.getbasetemp()
+    made = (temporary.parent if "PYTEST_XDIST_WORKER" in os.environ else temporary) / "made-for-pages"
+    with Path(f"{made}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            begun = tmp_path_factory.mktemp("begun")
+            generator.make_files(begun)
+            begun.rename(made)
+    return Path(shutil.copytree(made, tmp_path_factory.mktemp("pages") / "reader"))
 
 
 def words(text: str) -> set[str]:
