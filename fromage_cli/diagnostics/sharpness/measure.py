@@ -57,6 +57,8 @@ def measure(
     measuring = CurvatureMeasurement(
         match_state(problem, optimizer, state), advance, WeightSpace(tensors), request or Request(), note
     )
+    if measuring.matched.holds_memory:
+        measuring.matched.members  # noqa: B018  # a state that does not fit is refused before anything is computed
     loss = problem.base.loss
     top: list[Tensor] = []
     take = top.append if problem.draws_noise else None

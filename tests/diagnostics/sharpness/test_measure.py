@@ -658,8 +658,10 @@ def test_a_state_that_does_not_fit_is_refused(
     optimizer.step()
     torch.save({"model": other.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
     state = open_checkpoint(tmp_path / "c.pt").optimizer
+    problem = make_problem(perceptron, classification)
     with pytest.raises(MismatchError, match="optimizer's state has 2 parameters"):
-        sharpness(make_problem(perceptron, classification), find_settings(Given(), state.settings, Given()), state)
+        sharpness(problem, find_settings(Given(), state.settings, Given()), state)
+    assert problem.evaluations.gradients == problem.evaluations.hessian_vector_products == 0, "it is said at once"
 
 
 def test_without_a_step_the_file_does_not_say_whether_training_has_begun(
