@@ -86,10 +86,10 @@ def _facts(result: SharpnessResult, style: PageStyle) -> Iterator[Fact]:
         yield Fact("Ratio", number(ratio), words)
     if stable is not None:
         if _curvature_decides(result):
-            words = (
-                "there the ratio is 1" if situation(result) == "edge" else "train below this rate: there the ratio is 1"
-            )
-            yield Fact("Stable up to", number(stable), words)
+            below = "" if situation(result) == "edge" else "train below this rate: "
+            if below and result.lowest_learning_rate is not None:
+                below = "keep the highest rate below: "
+            yield Fact("Stable up to", number(stable), f"{below}there the ratio is 1")
         else:
             yield Fact("Ratio 1 at", number(stable), "the learning rate at which the ratio is 1")
     if (rises := _rises(result, style)) is not None:

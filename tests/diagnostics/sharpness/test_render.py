@@ -56,6 +56,12 @@ def test_the_numbers_have_their_words(make_result: MakeResult, changes: dict[str
     assert words in page(make_result(**changes), 160)
 
 
+def test_of_groups_the_highest_rate_is_held_against_the_limit(make_result: MakeResult) -> None:
+    shown = page(make_result(ratio=0.5, regime="lazy", lowest_learning_rate=0.004), 100)
+    assert "Stable up to  0.0821  keep the highest rate below: there the ratio is 1" in shown
+    assert "SGD at 0.004 to 0.1" in shown
+
+
 def test_where_adam_begins_no_rate_is_called_stable(make_result: MakeResult) -> None:
     text = page(make_result(second_moments="16 gradients", optimizer="adam", momentum=None, regime=NO_RATIO))
     assert "Ratio 1 at  0.0821" in text and "● ratio 1 " in text and "table" not in text
