@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 from jsonschema import Draft202012Validator
 from torch import nn
 
@@ -23,6 +24,8 @@ from fromage_cli.reference.schema import ROOTS, schema_of
 from fromage_cli.terminal import envelope
 from fromage_cli.watching import following
 
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")  # --hypothesis-profile default draws other examples each time
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 

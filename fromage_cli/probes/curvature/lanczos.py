@@ -245,9 +245,12 @@ class Band:
         return self._append(vector)
 
     def draw(self, near: Tensor | None = None) -> None:
-        """Takes a random direction that is orthogonal to the basis into it; the direction of `near` is added to it."""
+        """Takes a random direction that is orthogonal to the basis into it; the direction of `near` is added to it.
+
+        A vector of subnormal length has no direction.
+        """
         drawn = self.drawn(self.generator)
-        if near is not None and (length := norm(near)) > 0.0:
+        if near is not None and (length := norm(near)) > torch.finfo(near.dtype).tiny:
             drawn.div_(norm(drawn)).add_(near, alpha=1.0 / length)
         self._append(self._orthogonal(drawn)[1])
 

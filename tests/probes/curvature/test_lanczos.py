@@ -27,6 +27,8 @@ SPECTRA = {
 
 entries = st.floats(-100, 100).map(lambda value: value if abs(value) > 1e-100 else 0.0)
 """Eigenvalues whose squares are numbers."""
+single_entries = entries.map(lambda value: value if abs(value) > 1e-18 else 0.0)
+"""The same in single precision."""
 
 
 def with_spectrum(values: list[float], seed: int = 0) -> Matrix:
@@ -160,7 +162,7 @@ def test_what_was_found_before_a_limit_is_kept() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(
-    values=st.lists(entries, min_size=2, max_size=40),
+    values=st.lists(single_entries, min_size=2, max_size=40),
     count=st.integers(1, 3),
     seed=st.integers(0, 5),
     tolerance=st.sampled_from([1e-2, 1e-3, 1e-5]),
@@ -174,6 +176,13 @@ def test_in_single_precision_nothing_is_above_the_truth_by_more_than_its_bound(
     for rank, pair in enumerate(found.eigenvalues):
         assert np.abs(exact - pair.value).min() <= pair.residual
         assert pair.value - exact[-1 - rank] <= pair.residual
+
+
+@pytest.mark.parametrize("value", [1e-45, -1e-45, 1e-39])
+def test_a_matrix_of_subnormal_numbers_has_eigenvalues_near_zero(value: float) -> None:
+    matrix = with_spectrum([0.0, value]).float()
+    found = largest_eigenvalues(product_with(matrix), matrix[0])
+    assert abs(found.eigenvalues[0].value) < 1e-38
 
 
 def test_a_million_entries_in_single_precision_lose_nothing() -> None:
