@@ -40,8 +40,9 @@ def learning_rate(gathered: Gathered) -> Section | None:
         return None
     estimates = {text_at(one, "name"): number_at(one, "learning_rate") for one in entries_at(told, "estimates")}
     marks = [Mark(rate, words) for name, words in RATE_MARKS.items() if (rate := estimates.get(name))]
-    own = number_at(told, "optimizer", "current_learning_rate") or number_at(curvature, "learning_rate")
-    lowest = number_at(told, "optimizer", "lowest_learning_rate") or number_at(curvature, "lowest_learning_rate")
+    own, lowest = (number_at(told, "optimizer", f"{which}_learning_rate") for which in ("current", "lowest"))
+    if not own:
+        own, lowest = number_at(curvature, "learning_rate"), number_at(curvature, "lowest_learning_rate")
     name = text_at(told, "optimizer", "name")
     other = text_at(curvature, "optimizer")
     stable = number_at(curvature, "stable_learning_rate") if not name or not other or name == other else None

@@ -45,6 +45,24 @@ def test_a_learning_rate_stands_between_its_limits(make: Make) -> None:
     assert section([curved], "Curvature").sentences == ("The curvature is 30 % of what the optimizer tolerates.",)
 
 
+def test_the_rates_of_groups_come_from_one_answer(make: Make) -> None:
+    """A group may have a rate of 0, and the rate of another answer may be another."""
+    suggested = make("suggest-lr", {"optimizer": {"current_learning_rate": 1.5, "lowest_learning_rate": 0.0}})
+    curved = make("sharpness", {"learning_rate": 0.3, "lowest_learning_rate": 0.1, "ratio": 0.5, "loss": 1.0})
+    for answers, rates, highest in (
+        ([suggested], "0 to 1.5", "1.5"),
+        ([suggested, curved], "0 to 1.5", "1.5"),
+        ([curved], "0.1 to 0.3", "0.3"),
+    ):
+        found = section(answers, "Learning rate")
+        assert found.sentences[0] == f"The optimizer trains at {rates}."
+        assert f"your highest rate: {highest}" in found.figures[0].picture
+    alone = make("suggest-lr", {"optimizer": {"current_learning_rate": 0.2, "lowest_learning_rate": None}})
+    assert section([alone, curved], "Learning rate").sentences[0] == "The optimizer trains at 0.2."
+    said = "The curvature is 50 % of what the optimizer tolerates at 0.1 to 0.3."
+    assert section([curved], "Curvature").sentences[0] == said
+
+
 def test_gradients_name_the_layer_that_fails_first(make_breakdown: Make) -> None:
     found = section([make_breakdown(1, 0.5), make_breakdown(2, 0.01)], "Gradients")
     assert found.sentences == ("Every layer is sure to help up to a relative step of 0.01; one.weight fails first.",)
