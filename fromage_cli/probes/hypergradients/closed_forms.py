@@ -82,7 +82,10 @@ class _Entries:
 
 
 def _through_sgd(e: _Entries, settings: Mapping[str, Any], _: float) -> tuple[float, float]:
-    """By rate and decay, with g' = ±g + decay w, b = momentum b₀ + (1 - dampening) g', w' = w - rate (a b₀ + c g')."""
+    """By rate and decay, through w' = w - rate (a b₀ + c g').
+
+    Here g' = ±g + decay w. The buffer becomes momentum b₀ + (1 - dampening) g'.
+    """
     rate, decay, sign = settings["lr"], settings["weight_decay"], -1.0 if settings.get("maximize") else 1.0
     momentum, share = settings.get("momentum", 0.0), 1.0 - settings.get("dampening", 0.0)
     a, c = (momentum, share) if momentum else (0.0, 1.0)
@@ -102,9 +105,9 @@ def _through_sgd(e: _Entries, settings: Mapping[str, Any], _: float) -> tuple[fl
 
 
 def _through_adam(e: _Entries, settings: Mapping[str, Any], count: float, *, coupled: bool) -> tuple[float, float]:
-    """By rate and decay, with w' = (1 - rate decay) w - rate / c₁ m / (√v / c₂ + eps).
+    """By rate and decay, through w' = (1 - rate decay) w - rate / c₁ m / (√v / c₂ + eps).
 
-    m and v are the moments after the step, of g' = ±g + decay w where the decay is coupled, and of ±g where it is not.
+    m and v are the moments after the step. They are of g' = ±g + decay w where the decay is coupled, else of ±g.
     """
     rate, decay, sign = settings["lr"], settings["weight_decay"], -1.0 if settings.get("maximize") else 1.0
     beta1, beta2 = settings["betas"]
